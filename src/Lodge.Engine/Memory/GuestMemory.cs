@@ -1,0 +1,273 @@
+using System.Runtime.CompilerServices;
+using System.Runtime.InteropServices;
+
+namespace Lodge.Engine.Memory;
+
+/// <summary>A range of guest physical addresses backed by RAM.</summary>
+/// <param name="Address">First guest physical address; a multiple of 4 KiB.</param>
+/// <param name="Length">Bytes; a multiple of 4 KiB.</param>
+/// <param name="Offset">Offset of its first byte in the backing memory file.</param>
+public readonly record struct MemorySlot(ulong Address, ulong Length, ulong Offset);
+
+/// <summary>Flags that an engine keeps for each 4 KiB page of RAM.</summary>
+[Flags]
+public enum PageFlags : byte
+{
+    /// <summary>Nothing.</summary>
+    None = 0,
+
+    /// <summary>The software engine holds code translated from this page: a write must be reported.</summary>
+    Code = 1,
+}
+
+/// <summary>
+/// Guest RAM: one memory file (memfd) mapped once and lazily backed, seen by the guest as one or two slots around the hole under 4 GiB. Together
+/// with the virtqueue layer this is the only place where devices reach guest memory; every access is bounds-checked and none throws on a bad
+/// guest address. All members are thread-safe.
+/// </summary>
+public sealed unsafe partial class GuestMemory : IDisposable
+{
+    /// <summary>Size of a page in bytes.</summary>
+    public const int PageSize = 4096;
+
+    /// <summary>Where RAM below 4 GiB ends; from here to 4 GiB lie PCI, ECAM and the interrupt controllers.</summary>
+    public const ulong LowMemoryEnd = 0xC000_0000;
+
+    private const ulong FourGiB = 0x1_0000_0000;
+    private readonly MemorySlot[] _slots;
+    private byte* _base;
+    private byte* _pageFlags;
+
+    /// <summary>Creates zeroed RAM of <paramref name="size"/> bytes (a multiple of 4 KiB, at least 1 MiB). No host memory is used until touched.</summary>
+    /// <exception cref="IOException">The host refused the memory file or the mapping.</exception>
+    public GuestMemory(ulong size)
+    {
+        ArgumentOutOfRangeException.ThrowIfLessThan(size, 1UL << 20);
+        if (size % PageSize != 0)
+        {
+            throw new ArgumentException($"memory size {size} is not a multiple of {PageSize}", nameof(size));
+        }
+        Size = size;
+        _slots = size <= LowMemoryEnd
+            ? [new MemorySlot(0, size, 0)]
+            : [new MemorySlot(0, LowMemoryEnd, 0), new MemorySlot(FourGiB, size - LowMemoryEnd, LowMemoryEnd)];
+        FileDescriptor = memfd_create("lodge-ram", 1 /* MFD_CLOEXEC */);
+        if (FileDescriptor < 0 || ftruncate(FileDescriptor, (long)size) != 0)
+        {
+            throw new IOException($"cannot create {size} bytes of guest memory: error {Marshal.GetLastPInvokeError()}");
+        }
+        const int ProtReadWrite = 3, MapShared = 1, MapPrivate = 2, MapAnonymous = 0x20, MapNoReserve = 0x4000;
+        _base = (byte*)mmap(null, (nuint)size, ProtReadWrite, MapShared | MapNoReserve, FileDescriptor, 0);
+        _pageFlags = (byte*)mmap(null, (nuint)(size / PageSize), ProtReadWrite, MapPrivate | MapAnonymous | MapNoReserve, -1, 0);
+        if (_base == (byte*)-1 || _pageFlags == (byte*)-1)
+        {
+            throw new IOException($"cannot map {size} bytes of guest memory: error {Marshal.GetLastPInvokeError()}");
+        }
+    }
+
+    /// <summary>Bytes of RAM.</summary>
+    public ulong Size { get; }
+
+    /// <summary>The memory file that backs all slots, for engines and other processes that map it.</summary>
+    public int FileDescriptor { get; }
+
+    /// <summary>RAM as the guest sees it, ascending.</summary>
+    public ReadOnlySpan<MemorySlot> Slots => _slots;
+
+    /// <summary>One past the highest RAM address.</summary>
+    public ulong End => _slots[^1].Address + _slots[^1].Length;
+
+    /// <summary>Raised (on the writing thread) after a write through this class touched a page flagged <see cref="PageFlags.Code"/>: address, length.</summary>
+    public event Action<ulong, ulong>? CodeWritten;
+
+    /// <summary>Host address of the first byte of the backing; slot offsets count from here. For engines.</summary>
+    public byte* HostBase => _base;
+
+    /// <summary>Flags by page number in the backing (offset / 4096). For engines; change them with atomic operations only.</summary>
+    public byte* PageFlagArray => _pageFlags;
+
+    /// <summary>Offset in the backing of a guest physical address, when <paramref name="length"/> bytes from there lie in one slot.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public bool TryGetOffset(ulong address, ulong length, out ulong offset)
+    {
+        MemorySlot[] slots = _slots;
+        for (int i = 0; i < slots.Length; i++)
+        {
+            ulong inside = address - slots[i].Address;
+            if (inside < slots[i].Length && length <= slots[i].Length - inside)
+            {
+                offset = slots[i].Offset + inside;
+                return true;
+            }
+        }
+        offset = 0;
+        return false;
+    }
+
+    /// <summary>Guest physical address of an offset in the backing.</summary>
+    public ulong AddressOfOffset(ulong offset) => offset < _slots[0].Length ? offset : offset - _slots[0].Length + FourGiB;
+
+    /// <summary>Host pointer to a range that lies in one slot, or null. For engines and loaders; devices use the copying members.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public byte* Pointer(ulong address, ulong length) => TryGetOffset(address, length, out ulong offset) ? _base + offset : null;
+
+    /// <summary>Copies from guest memory. False, with <paramref name="destination"/> untouched, when the range is not all RAM.</summary>
+    public bool TryRead(ulong address, Span<byte> destination)
+    {
+        byte* source = Pointer(address, (ulong)destination.Length);
+        if (source == null)
+        {
+            return destination.IsEmpty;
+        }
+        new ReadOnlySpan<byte>(source, destination.Length).CopyTo(destination);
+        return true;
+    }
+
+    /// <summary>Copies to guest memory. False, with nothing written, when the range is not all RAM.</summary>
+    public bool TryWrite(ulong address, ReadOnlySpan<byte> source)
+    {
+        byte* destination = Pointer(address, (ulong)source.Length);
+        if (destination == null)
+        {
+            return source.IsEmpty;
+        }
+        source.CopyTo(new Span<byte>(destination, source.Length));
+        Written(address, (ulong)source.Length);
+        return true;
+    }
+
+    /// <summary>Reads one little-endian value with a single access when naturally aligned (acquire).</summary>
+    public bool TryRead<T>(ulong address, out T value) where T : unmanaged
+    {
+        byte* source = Pointer(address, (ulong)sizeof(T));
+        if (source == null)
+        {
+            value = default;
+            return false;
+        }
+        value = Unsafe.ReadUnaligned<T>(source);
+        Interlocked.MemoryBarrier();
+        return true;
+    }
+
+    /// <summary>Writes one little-endian value with a single access when naturally aligned (release).</summary>
+    public bool TryWrite<T>(ulong address, T value) where T : unmanaged
+    {
+        byte* destination = Pointer(address, (ulong)sizeof(T));
+        if (destination == null)
+        {
+            return false;
+        }
+        Interlocked.MemoryBarrier();
+        Unsafe.WriteUnaligned(destination, value);
+        Written(address, (ulong)sizeof(T));
+        return true;
+    }
+
+    /// <summary>
+    /// Lends RAM for direct I/O. The caller keeps this object alive and calls <see cref="Written"/> when data has been put there. Null when the
+    /// range is not all RAM in one slot.
+    /// </summary>
+    public MemoryLoan? TryLend(ulong address, int length) =>
+        length >= 0 && Pointer(address, (ulong)length) is var pointer && pointer != null ? new MemoryLoan(this, address, pointer, length) : null;
+
+    /// <summary>Reports that a range was written other than through this class, so that translated code in it is dropped.</summary>
+    public void Written(ulong address, ulong length)
+    {
+        if (length == 0 || !TryGetOffset(address, length, out ulong offset))
+        {
+            return;
+        }
+        Interlocked.MemoryBarrier();
+        for (ulong page = offset / PageSize; page <= (offset + length - 1) / PageSize; page++)
+        {
+            if ((_pageFlags[page] & (byte)PageFlags.Code) != 0)
+            {
+                CodeWritten?.Invoke(address, length);
+                return;
+            }
+        }
+    }
+
+    /// <summary>Gives host memory of a page-aligned range back; it reads as zero afterwards (balloon, free page reporting).</summary>
+    public bool TryDiscard(ulong address, ulong length)
+    {
+        if (address % PageSize != 0 || length % PageSize != 0 || !TryGetOffset(address, length, out ulong offset))
+        {
+            return false;
+        }
+        const int FallocPunchHoleKeepSize = 3;
+        bool done = fallocate(FileDescriptor, FallocPunchHoleKeepSize, (long)offset, (long)length) == 0;
+        Written(address, length);
+        return done;
+    }
+
+    /// <inheritdoc/>
+    public void Dispose()
+    {
+        if (_base != null)
+        {
+            munmap(_base, (nuint)Size);
+            munmap(_pageFlags, (nuint)(Size / PageSize));
+            close(FileDescriptor);
+            _base = null;
+            _pageFlags = null;
+        }
+    }
+
+    [LibraryImport("libc", SetLastError = true, StringMarshalling = StringMarshalling.Utf8)]
+    private static partial int memfd_create(string name, uint flags);
+
+    [LibraryImport("libc", SetLastError = true)]
+    private static partial int ftruncate(int fd, long length);
+
+    [LibraryImport("libc", SetLastError = true)]
+    private static partial void* mmap(void* address, nuint length, int protection, int flags, int fd, long offset);
+
+    [LibraryImport("libc")]
+    private static partial int munmap(void* address, nuint length);
+
+    [LibraryImport("libc", SetLastError = true)]
+    private static partial int fallocate(int fd, int mode, long offset, long length);
+
+    [LibraryImport("libc")]
+    private static partial int close(int fd);
+}
+
+/// <summary>RAM lent for I/O; see <see cref="GuestMemory.TryLend"/>.</summary>
+public sealed unsafe class MemoryLoan : System.Buffers.MemoryManager<byte>
+{
+    private readonly GuestMemory _owner;
+    private readonly byte* _pointer;
+
+    internal MemoryLoan(GuestMemory owner, ulong address, byte* pointer, int length)
+    {
+        _owner = owner;
+        Address = address;
+        _pointer = pointer;
+        Length = length;
+    }
+
+    /// <summary>Guest physical address.</summary>
+    public ulong Address { get; }
+
+    /// <summary>Bytes.</summary>
+    public int Length { get; }
+
+    /// <inheritdoc/>
+    public override Span<byte> GetSpan() => new(_pointer, Length);
+
+    /// <inheritdoc/>
+    public override System.Buffers.MemoryHandle Pin(int elementIndex = 0) => new(_pointer + elementIndex);
+
+    /// <inheritdoc/>
+    public override void Unpin()
+    {
+    }
+
+    /// <summary>Says that the first <paramref name="length"/> bytes were written.</summary>
+    public void Written(int length) => _owner.Written(Address, (ulong)length);
+
+    /// <inheritdoc/>
+    protected override void Dispose(bool disposing) => GC.KeepAlive(_owner);
+}
