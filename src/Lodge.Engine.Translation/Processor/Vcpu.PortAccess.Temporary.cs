@@ -1,0 +1,5 @@
+namespace Lodge.Engine.Translation.Processor;
+internal sealed unsafe partial class Vcpu
+{
+    private void CheckPortAccess(ushort port, int size) { }
+}
