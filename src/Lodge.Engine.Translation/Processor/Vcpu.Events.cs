@@ -12,4 +12,7 @@ internal sealed unsafe partial class Vcpu
 
     /// <summary>Guest time stamp counter.</summary>
     internal ulong ReadTsc() => Emission.HostInstructions.ReadTimestamp() + B->TscOffset;
+
+    /// <summary>Brings the x87 and MMX state into <see cref="ProcessorBlock.ExtendedState"/>; nothing to do when it is there.</summary>
+    internal void SaveX87() => B->X87Loaded = 0;
 }

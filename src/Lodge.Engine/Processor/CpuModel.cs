@@ -1,3 +1,6 @@
+using System.Numerics;
+using System.Runtime.Intrinsics.X86;
+
 namespace Lodge.Engine.Processor;
 
 /// <summary>What <c>--cpu</c> names.</summary>
@@ -30,4 +33,185 @@ public readonly record struct CpuidContext(uint ApicId, ulong Cr4, ulong Xcr0, b
 /// <summary>The processor that the guest sees: its features, gated on what the host has, and its CPUID leaves.</summary>
 public sealed partial class CpuModel
 {
+    /// <summary>Frequency of the APIC timer and of the crystal in leaf 0x15, in Hz. The local APIC counts nanoseconds.</summary>
+    public const uint ApicFrequency = 1_000_000_000;
+
+    /// <summary>State components of XCR0: x87, SSE, AVX and PKRU (Intel SDM vol. 1, 13.1).</summary>
+    public const ulong ComponentX87 = 1, ComponentSse = 2, ComponentAvx = 4, ComponentPkru = 1 << 9;
+
+    private const int WordCount = 12;
+
+    // Instructions that the guest executes on the host's own units: the host must have them.
+    private static readonly CpuFeature[] s_level1 =
+    [
+        CpuFeature.Fpu, CpuFeature.Cmov, CpuFeature.Cmpxchg8b, CpuFeature.Mmx, CpuFeature.Fxsr, CpuFeature.Sse, CpuFeature.Sse2, CpuFeature.Clflush,
+        CpuFeature.LongMode, CpuFeature.LahfLong,
+    ];
+
+    private static readonly CpuFeature[] s_level2 =
+        [CpuFeature.Sse3, CpuFeature.Ssse3, CpuFeature.Sse41, CpuFeature.Sse42, CpuFeature.Popcnt, CpuFeature.Cmpxchg16b];
+
+    private static readonly CpuFeature[] s_level3 =
+    [
+        CpuFeature.Avx, CpuFeature.Avx2, CpuFeature.Bmi1, CpuFeature.Bmi2, CpuFeature.F16c, CpuFeature.Fma, CpuFeature.Lzcnt, CpuFeature.Movbe, CpuFeature.Xsave,
+    ];
+
+    // Offered with a level when the host has them.
+    private static readonly CpuFeature[] s_optional1 =
+        [CpuFeature.Rdrand, CpuFeature.Rdseed, CpuFeature.ClflushOpt, CpuFeature.Clwb, CpuFeature.Erms, CpuFeature.Fsrm, CpuFeature.PrefetchW];
+
+    private static readonly CpuFeature[] s_optional2 = [CpuFeature.Aes, CpuFeature.Pclmulqdq];
+
+    private static readonly CpuFeature[] s_optional3 = [CpuFeature.Sha, CpuFeature.Adx, CpuFeature.Pku];
+
+    private static readonly CpuFeature[] s_optionalHost =
+        [CpuFeature.Gfni, CpuFeature.Vaes, CpuFeature.Vpclmulqdq, CpuFeature.AvxVnni, CpuFeature.Movdiri];
+
+    // What the engine itself implements, whatever the host has.
+    private static readonly CpuFeature[] s_system =
+    [
+        CpuFeature.Pcid, CpuFeature.X2Apic, CpuFeature.TscDeadline, CpuFeature.Hypervisor, CpuFeature.Vme, CpuFeature.DebuggingExtensions, CpuFeature.Pse, CpuFeature.Tsc,
+        CpuFeature.Msr, CpuFeature.Pae, CpuFeature.MachineCheckException, CpuFeature.Apic, CpuFeature.Sysenter, CpuFeature.Mtrr, CpuFeature.Pge,
+        CpuFeature.MachineCheckArchitecture, CpuFeature.Pat, CpuFeature.Pse36, CpuFeature.FsGsBase, CpuFeature.TscAdjust, CpuFeature.Smep, CpuFeature.Invpcid,
+        CpuFeature.FcsFdsDeprecated, CpuFeature.Smap, CpuFeature.Umip, CpuFeature.Rdpid, CpuFeature.Syscall, CpuFeature.Nx, CpuFeature.Page1G, CpuFeature.Rdtscp,
+        CpuFeature.InvariantTsc,
+    ];
+
+    private readonly uint[] _words = new uint[WordCount];
+    private readonly int _processors;
+
+    private CpuModel(CpuModelName name, int processors)
+    {
+        Name = name;
+        _processors = processors;
+    }
+
+    /// <summary>Name asked for.</summary>
+    public CpuModelName Name { get; }
+
+    /// <summary>Whether the vendor string is AMD's (the host's vendor).</summary>
+    public bool IsAmd { get; private init; }
+
+    /// <summary>Width of physical addresses (MAXPHYADDR).</summary>
+    public int PhysicalBits { get; private init; }
+
+    /// <summary>State components that XCR0 may hold.</summary>
+    public ulong SupportedXcr0 { get; private set; } = ComponentX87 | ComponentSse;
+
+    /// <summary>Offset of PKRU in a standard-format XSAVE area; the host's, so that every engine agrees. AVX is at 576.</summary>
+    public int PkruOffset { get; private set; }
+
+    /// <summary>Frequency of the guest's time stamp counter in Hz; 0 until an engine has set it, and then left out of CPUID.</summary>
+    public long TimestampFrequency { get; set; }
+
+    /// <summary>IA32_ARCH_CAPABILITIES: not affected by any of the known transient-execution faults, so that guests do without mitigations.</summary>
+    /// <remarks>RDCL_NO, IBRS_ALL, SKIP_L1DFL_VMENTRY, SSB_NO, MDS_NO, PSCHANGE_MC_NO, TAA_NO, SBDR_SSDP_NO, FBSDP_NO, PSDP_NO, BHI_NO, PBRSB_NO, GDS_NO,
+    /// RFDS_NO, ITS_NO (Intel SDM vol. 4, table 2-2).</remarks>
+    public const ulong ArchCapabilities =
+        1UL << 0 | 1UL << 1 | 1UL << 3 | 1UL << 4 | 1UL << 5 | 1UL << 6 | 1UL << 8 | 1UL << 13 | 1UL << 14 | 1UL << 15 | 1UL << 20 | 1UL << 24 | 1UL << 26 | 1UL << 27 | 1UL << 62;
+
+    /// <summary>Whether the guest may use a feature.</summary>
+    public bool Has(CpuFeature feature) => ((_words[(int)feature >> 5] >> ((int)feature & 31)) & 1) != 0;
+
+    /// <summary>Makes the model for a machine with that many processors.</summary>
+    /// <exception cref="NotSupportedException">The host lacks an instruction set of the level; the message names it.</exception>
+    public static CpuModel Create(CpuModelName name, int processors) => Create(name, processors, X86Base.IsSupported ? HostCpuid : NoCpuid);
+
+    /// <summary>The same on a given host, for tests: <paramref name="host"/> is its CPUID.</summary>
+    internal static CpuModel Create(CpuModelName name, int processors, Func<uint, uint, CpuidResult> host)
+    {
+        ArgumentOutOfRangeException.ThrowIfLessThan(processors, 1);
+        ArgumentOutOfRangeException.ThrowIfGreaterThan(processors, 255);
+        uint[] available = HostWords(host);
+        CpuidResult vendor = host(0, 0);
+        uint addressSizes = host(0x8000_0000, 0).Eax >= 0x8000_0008 ? host(0x8000_0008, 0).Eax : 36;
+        var model = new CpuModel(name, processors)
+        {
+            IsAmd = vendor.Ebx == 0x6874_7541,
+            PhysicalBits = Math.Clamp((int)(addressSizes & 0xFF), 36, 52),
+            _hostIdentity = host(1, 0),
+            _hostVendor = vendor,
+        };
+        model.Require(available, s_level1, "x86-64");
+        model.Offer(available, s_optional1);
+        if (name >= CpuModelName.V2)
+        {
+            model.Require(available, s_level2, "x86-64-v2");
+            model.Offer(available, s_optional2);
+        }
+        if (name == CpuModelName.V3 || (name == CpuModelName.Host && s_level3.All(f => Bit(available, f))))
+        {
+            model.Require(available, s_level3, "x86-64-v3");
+            model.Offer(available, s_optional3);
+            if (name == CpuModelName.Host)
+            {
+                model.Offer(available, s_optionalHost);
+            }
+            model.Set(CpuFeature.XsaveOpt, CpuFeature.XsaveC, CpuFeature.Xgetbv1);
+            model.SupportedXcr0 |= ComponentAvx;
+        }
+        model.Set(s_system);
+        if (model.Has(CpuFeature.Pku))
+        {
+            CpuidResult pkru = host(0xD, 9);
+            model.PkruOffset = pkru.Ebx is >= 832 and <= 4096 - 64 ? (int)pkru.Ebx : 832;
+            model.SupportedXcr0 |= ComponentPkru;
+        }
+        if (model.IsAmd)
+        {
+            model.Set(CpuFeature.AmdSpeculativeStoreBypassNo, CpuFeature.AmdBranchTypeConfusionNo, CpuFeature.AmdLfenceSerializing, CpuFeature.AmdNullSelectorClearsBase,
+                CpuFeature.AmdAutomaticIbrs, CpuFeature.AmdSrsoNo);
+        }
+        else
+        {
+            // With IBRS_ALL a guest uses enhanced IBRS, one write at boot, in place of retpolines, which would defeat return prediction.
+            model.Set(CpuFeature.SpeculationControl, CpuFeature.ArchCapabilities);
+        }
+        model.ReadCaches(host);
+        return model;
+    }
+
+    private static CpuidResult HostCpuid(uint leaf, uint subleaf)
+    {
+        (int a, int b, int c, int d) = X86Base.CpuId((int)leaf, (int)subleaf);
+        return new CpuidResult((uint)a, (uint)b, (uint)c, (uint)d);
+    }
+
+    private static CpuidResult NoCpuid(uint leaf, uint subleaf) => default;
+
+    private static uint[] HostWords(Func<uint, uint, CpuidResult> host)
+    {
+        uint basic = host(0, 0).Eax, extended = host(0x8000_0000, 0).Eax;
+        CpuidResult Leaf(uint leaf, uint subleaf) => leaf <= (leaf >= 0x8000_0000 ? extended : basic) ? host(leaf, subleaf) : default;
+        CpuidResult one = Leaf(1, 0), seven = Leaf(7, 0), seven1 = seven.Eax >= 1 ? Leaf(7, 1) : default, extendedOne = Leaf(0x8000_0001, 0);
+        return
+        [
+            one.Ecx, one.Edx, seven.Ebx, seven.Ecx, seven.Edx, seven1.Eax, Leaf(0xD, 1).Eax, extendedOne.Ecx, extendedOne.Edx, Leaf(0x8000_0007, 0).Edx,
+            Leaf(0x8000_0008, 0).Ebx, Leaf(0x8000_0021, 0).Eax,
+        ];
+    }
+
+    private static bool Bit(uint[] words, CpuFeature feature) => ((words[(int)feature >> 5] >> ((int)feature & 31)) & 1) != 0;
+
+    private void Require(uint[] available, CpuFeature[] features, string level)
+    {
+        CpuFeature[] missing = [.. features.Where(f => !Bit(available, f))];
+        if (missing.Length > 0)
+        {
+            throw new NotSupportedException($"this host's processor cannot run a guest of level {level}: it lacks {string.Join(", ", missing)}");
+        }
+        Set(features);
+    }
+
+    private void Offer(uint[] available, CpuFeature[] features) => Set([.. features.Where(f => Bit(available, f))]);
+
+    private void Set(params CpuFeature[] features)
+    {
+        foreach (CpuFeature feature in features)
+        {
+            _words[(int)feature >> 5] |= 1u << ((int)feature & 31);
+        }
+    }
+
+    private static int CeilingLog2(int value) => value <= 1 ? 0 : 32 - BitOperations.LeadingZeroCount((uint)(value - 1));
 }
