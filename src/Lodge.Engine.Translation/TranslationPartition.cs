@@ -1,10 +1,91 @@
+using System.Runtime.InteropServices;
+using Lodge.Engine.Time;
+using Lodge.Engine.Translation.Emission;
+using Lodge.Engine.Translation.Execution;
+using Lodge.Engine.Translation.Interrupts;
 using Lodge.Engine.Translation.Processor;
 
 namespace Lodge.Engine.Translation;
 
-/// <summary>A machine's processors on the software engine.</summary>
-internal sealed partial class TranslationPartition
+/// <summary>The software engine: a dynamic binary translator for x86-64 on x86-64. Needs no privileges and no hardware virtualization.</summary>
+public sealed class TranslationEngine : IEngine
 {
+    /// <inheritdoc/>
+    public string Name => "translate";
+
+    /// <inheritdoc/>
+    public Partition CreatePartition(PartitionOptions options)
+    {
+        if (!System.Runtime.Intrinsics.X86.Bmi2.X64.IsSupported || !System.Runtime.Intrinsics.X86.Avx2.IsSupported)
+        {
+            throw new NotSupportedException("the software engine needs a host processor with AVX2 and BMI2 (x86-64-v3, any since about 2015); this one lacks them");
+        }
+        return new TranslationPartition(options);
+    }
+}
+
+/// <summary>A machine's processors on the software engine.</summary>
+internal sealed unsafe partial class TranslationPartition : Partition
+{
+    private readonly TranslatedProcessor[] _processors = [];
+
     internal PartitionOptions Options = null!;
     internal Vcpu[] Vcpus = [];
+    internal CodePages Code = null!;
+
+    /// <summary>For tests that make processors by hand.</summary>
+    internal TranslationPartition()
+    {
+    }
+
+    internal TranslationPartition(PartitionOptions options)
+    {
+        HostSignals.Install();
+        Options = options;
+        Timers = new TimerService(options.Clock);
+        Code = new CodePages(this, options.Memory);
+        Vcpus = new Vcpu[options.ProcessorCount];
+        _processors = new TranslatedProcessor[options.ProcessorCount];
+        for (int i = 0; i < Vcpus.Length; i++)
+        {
+            var block = (ProcessorBlock*)NativeMemory.AlignedAlloc((nuint)sizeof(ProcessorBlock), 4096);
+            NativeMemory.Clear(block, (nuint)sizeof(ProcessorBlock));
+            var vcpu = new Vcpu(this, block) { Number = i };
+            Vcpus[i] = vcpu;
+            vcpu.Initialize();
+            _processors[i] = new TranslatedProcessor(vcpu, i);
+        }
+        Reset();
+    }
+
+    /// <inheritdoc/>
+    public override IReadOnlyList<VirtualProcessor> Processors => _processors;
+
+    /// <inheritdoc/>
+    public override void SignalMessage(ulong address, uint data) => RouteMessage(address, data);
+
+    /// <inheritdoc/>
+    public override void SetExternalInterrupt(bool asserted) => RouteExternalInterrupt(asserted);
+
+    /// <inheritdoc/>
+    public override void SignalNmi() => RouteNmi();
+
+    /// <inheritdoc/>
+    public override void Reset()
+    {
+        foreach (Vcpu vcpu in Vcpus)
+        {
+            vcpu.Reset();
+        }
+    }
+
+    /// <inheritdoc/>
+    public override void Dispose()
+    {
+        Timers.Dispose();
+        foreach (Vcpu vcpu in Vcpus)
+        {
+            vcpu.Dispose();
+        }
+    }
 }

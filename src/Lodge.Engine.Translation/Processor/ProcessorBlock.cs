@@ -118,18 +118,51 @@ internal unsafe struct ProcessorBlock
     /// <summary>Current activity (<see cref="Engine.Processor.ActivityState"/>).</summary>
     public uint Activity;
 
+    /// <summary>1 while generated code (or a short helper of it) runs: other processors that revoke write access wait for a safe point.</summary>
+    public uint Running;
+
+    /// <summary>Set by another processor: drop write permission from the TLB before going on.</summary>
+    public uint RevokeRequest;
+
     // Generated code only.
-    public ulong HostRsp, Scratch0, Scratch1, Scratch2, Scratch3, FaultPc, FaultSignal, FaultAddress, ExitInfo, ExitTarget;
-    public fixed ulong Stubs[16];
+    public ulong HostRsp, Scratch0, Scratch1, Scratch2, Scratch3, FaultPc, FaultSignal, FaultFlags, ExitInfo, ExitTarget, ExitSite;
+
+    /// <summary>Distinguishes address spaces in the jump cache: RIP is xor-ed with it. By user/supervisor.</summary>
+    public ulong SupervisorJumpKey, UserJumpKey;
+
+    /// <summary>Address of this block.</summary>
+    public ulong Self;
+
+    /// <summary>Where the signal handler continues after a fault in generated code.</summary>
+    public ulong FaultExit;
+
+    private fixed ulong _align[AlignWords];
+
+    /// <summary>FXSAVE64/XSAVE image (512 + 64 header), current while C# runs and <see cref="X87Loaded"/> is 0; only its x87/MMX part counts (XMM and MXCSR are in the fields here). At a multiple of 64.</summary>
+    public fixed byte ExtendedState[576];
 
     /// <summary>YMM0-YMM15, current while C# runs (32 bytes each).</summary>
     public fixed byte Ymm[512];
 
-    /// <summary>FXSAVE64 image, current while C# runs and <see cref="X87Loaded"/> is 0; only its x87/MMX part counts (XMM and MXCSR are in the fields above).</summary>
-    public fixed byte ExtendedState[512];
-
     /// <summary>Bounce buffer for operands that cross pages or lie in device memory.</summary>
-    public fixed byte Bounce[128];
+    public fixed byte Bounce[640];
+
+    /// <summary>Mapping tokens of instruction pages, see <c>BlockCache</c>.</summary>
+    public fixed uint InstructionTlb[InstructionTlbEntries];
+
+    /// <summary>Jump cache: pairs of (RIP xor key, code address).</summary>
+    public fixed ulong JumpCache[JumpCacheEntries * 2];
+
+    /// <summary>First-level TLBs: <see cref="TlbModes"/> x <see cref="TlbEntries"/> entries of 4 words (<see cref="TlbEntry"/>).</summary>
+    public fixed ulong Tlb[TlbModes * TlbEntries * 4];
+
+    /// <summary>Entries of <see cref="InstructionTlb"/>.</summary>
+    public const int InstructionTlbEntries = 256;
+
+    /// <summary>Entries of <see cref="JumpCache"/>.</summary>
+    public const int JumpCacheEntries = 4096;
+
+    private const int AlignWords = 5;
 
     /// <summary>Segment by register number (<see cref="Seg"/>; 6 LDTR, 7 TR).</summary>
     public static Segment* SegmentOf(ProcessorBlock* block, int index) => &block->Segment0 + index;

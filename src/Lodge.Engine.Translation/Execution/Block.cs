@@ -1,0 +1,103 @@
+using Lodge.Engine.Translation.Processor;
+
+namespace Lodge.Engine.Translation.Execution;
+
+/// <summary>Where the guest's arithmetic flags are at a point of generated code.</summary>
+internal enum FlagState : byte
+{
+    /// <summary>Nowhere: they will be written before they are read.</summary>
+    Dead,
+
+    /// <summary>In host RFLAGS.</summary>
+    Host,
+
+    /// <summary>Packed in the processor block.</summary>
+    Packed,
+
+    /// <summary>In both places.</summary>
+    Both,
+}
+
+/// <summary>A translated basic block.</summary>
+internal sealed unsafe class Block
+{
+    /// <summary>Guest RIP of the first instruction.</summary>
+    public ulong Rip;
+
+    /// <summary>Mode that it was translated for.</summary>
+    public uint Mode;
+
+    /// <summary>Guest physical address of the first byte.</summary>
+    public ulong Physical;
+
+    /// <summary>Guest physical page of the part after a page boundary (single instruction blocks), or ulong.MaxValue.</summary>
+    public ulong SecondPage = ulong.MaxValue;
+
+    /// <summary>Bytes of guest code.</summary>
+    public int Length;
+
+    /// <summary>Number of guest instructions.</summary>
+    public int Instructions;
+
+    /// <summary>What the entry expects: Dead (does not care), Host or Packed.</summary>
+    public FlagState FlagsIn;
+
+    /// <summary>Entry.</summary>
+    public byte* Entry;
+
+    /// <summary>Entry that polls for exit requests first.</summary>
+    public byte* PollEntry;
+
+    /// <summary>Entries that convert flags first; made when needed: [poll ? 1 : 0].</summary>
+    public readonly nint[] Converting = new nint[2];
+
+    /// <summary>First byte of its code.</summary>
+    public byte* Start;
+
+    /// <summary>End of its code.</summary>
+    public byte* End;
+
+    /// <summary>For each instruction and each slow path: host offset &lt;&lt; 16 | guest offset &lt;&lt; 1 | flags in host RFLAGS; ascending host offsets.</summary>
+    public uint[] Map = [];
+
+    /// <summary>Exits of other blocks that jump here.</summary>
+    public readonly List<int> Incoming = [];
+
+    /// <summary>Its own exits: first number and count.</summary>
+    public int FirstExit, ExitCount;
+
+    /// <summary>Still looked up.</summary>
+    public bool Valid = true;
+
+    /// <summary>The entry for a jump that comes with the flags in <paramref name="state"/>, null when a converting entry must be made.</summary>
+    public byte* EntryFor(FlagState state, bool poll) =>
+        FlagsIn == FlagState.Dead || state == FlagState.Both || state == FlagsIn ? poll ? PollEntry : Entry : (byte*)Converting[poll ? 1 : 0];
+}
+
+/// <summary>A direct exit of a block.</summary>
+internal unsafe struct BlockExit
+{
+    /// <summary>The block that it leaves.</summary>
+    public Block Source;
+
+    /// <summary>Guest RIP that it leads to.</summary>
+    public ulong Target;
+
+    /// <summary>The displacement to patch.</summary>
+    public byte* Displacement;
+
+    /// <summary>Where it leads while not linked.</summary>
+    public byte* Cold;
+
+    /// <summary>Flags at the jump.</summary>
+    public FlagState Flags;
+
+    /// <summary>Leads backwards or to the block itself: polls.</summary>
+    public bool Back;
+
+    /// <summary>Stays in the page of the block.</summary>
+    public bool SamePage;
+
+    /// <summary>Where it is linked to.</summary>
+    public Block? Linked;
+}

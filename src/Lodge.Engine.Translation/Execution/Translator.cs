@@ -1,0 +1,390 @@
+using Iced.Intel;
+using Lodge.Engine.Translation.Emission;
+using Lodge.Engine.Translation.Processor;
+
+namespace Lodge.Engine.Translation.Execution;
+
+/// <summary>
+/// T1: translates one basic block. Decodes, computes where the arithmetic flags are live, then emits: memory accesses through the inline TLB, copied
+/// instructions through <see cref="Reencoder"/>, branches as linkable exits. What it does not emit it hands to C# in the middle of the block.
+/// </summary>
+internal sealed unsafe partial class Translator
+{
+    private const int MaximumInstructions = 48;
+    private readonly Vcpu _vcpu;
+    private readonly BlockCache _cache;
+    private readonly Reencoder _reencoder;
+    private readonly GuestCode _code = new();
+    private readonly Decoder _decoder64;
+    private readonly Decoder _decoder32;
+    private readonly Instruction[] _instructions = new Instruction[MaximumInstructions];
+    private readonly Step[] _steps = new Step[MaximumInstructions];
+    private readonly bool[] _liveAfter = new bool[MaximumInstructions];
+    private readonly List<Cold> _colds = [];
+    private readonly List<uint> _map = [];
+    private int _count;
+
+    private Emitter _e = null!;
+    private Block _block = null!;
+    private FlagState _flags;
+    private bool _x87Known;
+    private int _current;
+    private uint _mode;
+    private bool _is64;
+
+    public Translator(Vcpu vcpu, BlockCache cache, Reencoder reencoder)
+    {
+        _vcpu = vcpu;
+        _cache = cache;
+        _reencoder = reencoder;
+        _decoder64 = Decoder.Create(64, _code);
+        _decoder32 = Decoder.Create(32, _code);
+    }
+
+    /// <summary>What the translator does with an instruction.</summary>
+    private enum Step : byte
+    {
+        Interpret,
+        InterpretLast,
+        Copy,
+        CopyX87,
+        Nop,
+        Lea,
+        Push,
+        Pop,
+        Leave,
+        Call,
+        CallIndirect,
+        Return,
+        Jump,
+        JumpIndirect,
+        Conditional,
+        Cli,
+        Sti,
+        Rdtsc,
+    }
+
+    /// <summary>Out-of-line code to be emitted behind the block.</summary>
+    private readonly struct Cold
+    {
+        public byte* From { get; init; }
+        public byte* Back { get; init; }
+        public int Kind { get; init; }
+        public uint Descriptor { get; init; }
+        public int TagOffset { get; init; }
+        public int PageOffset { get; init; }
+        public ulong Value { get; init; }
+        public ushort Instruction { get; init; }
+        public FlagState Flags { get; init; }
+    }
+
+    private const int ColdAccess = 0, ColdConstantAccess = 1, ColdX87 = 2, ColdExit = 3, ColdPoll = 4, ColdPollHost = 5, ColdIndirect = 6, ColdSti = 7;
+
+    /// <summary>Translates the block whose RIP, mode and physical address are set. False when its first instruction must be interpreted.</summary>
+    public bool Translate(Emitter emitter, Block block, byte* hostPage)
+    {
+        _e = emitter;
+        _block = block;
+        _mode = block.Mode;
+        _is64 = (_mode & ModeBits.Code64) != 0;
+        _colds.Clear();
+        _map.Clear();
+        _x87Known = false;
+        if (!DecodeBlock(hostPage))
+        {
+            return false;
+        }
+        bool live = true;
+        for (int i = _count - 1; i >= 0; i--)
+        {
+            _liveAfter[i] = live;
+            live = FlagsNeededBefore(i, live);
+        }
+        block.FlagsIn = !live ? FlagState.Dead : PreferredEntry();
+
+        _e.Align(16);
+        block.Start = block.PollEntry = _e.Here;
+        EmitPoll();
+        block.Entry = _e.Here;
+        _flags = block.FlagsIn;
+        bool ended = false;
+        for (_current = 0; _current < _count; _current++)
+        {
+            Map();
+            ended = EmitInstruction(_instructions[_current], _steps[_current]);
+        }
+        if (!ended)
+        {
+            EmitDirectExit(block.Rip + (ulong)block.Length);
+        }
+        EmitColds();
+        block.End = _e.Here;
+        block.Map = [.. _map];
+        block.Instructions = _count;
+        return true;
+    }
+
+    private bool DecodeBlock(byte* hostPage)
+    {
+        int offset = (int)(_block.Physical & 0xFFF);
+        Decoder decoder = _is64 ? _decoder64 : _decoder32;
+        _count = 0;
+        int length = 0;
+        int marked = -1;
+        while (_count < MaximumInstructions && offset < 4096)
+        {
+            int window = Math.Min(15, 4096 - offset);
+            if ((offset + window - 1) >> 6 != marked)
+            {
+                marked = (offset + window - 1) >> 6;
+                _vcpu.Partition.Code.MarkGrains((_block.Physical & ~0xFFFUL) + (ulong)offset, window);
+            }
+            _code.Set(hostPage + offset, window);
+            decoder.IP = _block.Rip + (ulong)length;
+            ref Instruction instruction = ref _instructions[_count];
+            decoder.Decode(out instruction);
+            if (instruction.IsInvalid && decoder.LastError == DecoderError.NoMoreBytes && window < 15)
+            {
+                if (_count > 0)
+                {
+                    break; // the next block begins with the instruction that crosses
+                }
+                if (!DecodeCrossing(hostPage, offset, decoder, out instruction))
+                {
+                    return false;
+                }
+            }
+            if (instruction.IsInvalid)
+            {
+                if (_count == 0)
+                {
+                    return false;
+                }
+                break;
+            }
+            Step step = Classify(instruction);
+            _steps[_count++] = step;
+            length += instruction.Length;
+            offset += instruction.Length;
+            if (step is Step.Call or Step.CallIndirect or Step.Return or Step.Jump or Step.JumpIndirect or Step.Conditional or Step.Sti or Step.InterpretLast)
+            {
+                break;
+            }
+        }
+        _block.Length = length;
+        return _count > 0;
+    }
+
+    // The first instruction reaches into the next page: the block is this instruction alone and belongs to both pages.
+    private bool DecodeCrossing(byte* hostPage, int offset, Decoder decoder, out Instruction instruction)
+    {
+        instruction = default;
+        SecondLevelEntry* second = _vcpu.TlbLookup((_block.Rip & ~0xFFFUL) + 0x1000, AccessKind.Execute, (int)(_mode & 3));
+        if (second == null || second->Host == null)
+        {
+            return false; // T0 raises the fault
+        }
+        _block.SecondPage = second->Physical;
+        byte* secondHost = second->Host;
+        _cache.PreparePage(_block.SecondPage);
+        _vcpu.Partition.Code.MarkGrains(_block.SecondPage, 15);
+        int first = 4096 - offset;
+        byte* joined = stackalloc byte[32];
+        new ReadOnlySpan<byte>(hostPage + offset, first).CopyTo(new Span<byte>(joined, first));
+        new ReadOnlySpan<byte>(secondHost, 15 - first).CopyTo(new Span<byte>(joined + first, 15 - first));
+        _code.Set(joined, 15);
+        decoder.IP = _block.Rip;
+        decoder.Decode(out instruction);
+        return !instruction.IsInvalid;
+    }
+
+    private Step Classify(in Instruction i)
+    {
+        switch (InstructionKinds.Of(i))
+        {
+            case InstructionKind.Nop:
+                return Step.Nop;
+            case InstructionKind.Lea:
+                return SegmentsFlat(i) || i.MemoryBase.GetSize() == 4 || i.MemoryIndex.GetSize() == 4 ? Step.Lea : Step.Interpret;
+            case InstructionKind.Copy or InstructionKind.CopyX87:
+                if (!Available(i) || !SegmentsFlat(i))
+                {
+                    return Step.Interpret;
+                }
+                return InstructionKinds.Of(i) == InstructionKind.CopyX87 ? Step.CopyX87 : Step.Copy;
+        }
+        int stackSize = _is64 ? 8 : 4;
+        switch (i.Mnemonic)
+        {
+            case Mnemonic.Push when i.StackPointerIncrement == -stackSize && SegmentsFlat(i) && !IsSegmentRegister(i):
+                return Step.Push;
+            case Mnemonic.Pop when i.StackPointerIncrement == stackSize && i.Op0Kind == OpKind.Register && !IsSegmentRegister(i) && Reencoder.Number(i.Op0Register) != 4:
+                return Step.Pop;
+            case Mnemonic.Leave when i.StackPointerIncrement == 0 && i.Code is Code.Leaveq or Code.Leaved && (i.Code == Code.Leaveq) == _is64:
+                return Step.Leave;
+            case Mnemonic.Call when i.Op0Kind is OpKind.NearBranch64 or OpKind.NearBranch32 && i.StackPointerIncrement == -stackSize:
+                return Step.Call;
+            case Mnemonic.Call when i.Code is Code.Call_rm64 or Code.Call_rm32 && i.StackPointerIncrement == -stackSize && SegmentsFlat(i):
+                return Step.CallIndirect;
+            case Mnemonic.Ret when i.Code is Code.Retnq or Code.Retnd or Code.Retnq_imm16 or Code.Retnd_imm16 && (i.Code is Code.Retnq or Code.Retnq_imm16) == _is64:
+                return Step.Return;
+            case Mnemonic.Jmp when i.Op0Kind is OpKind.NearBranch64 or OpKind.NearBranch32:
+                return Step.Jump;
+            case Mnemonic.Jmp when i.Code is Code.Jmp_rm64 or Code.Jmp_rm32 && SegmentsFlat(i):
+                return Step.JumpIndirect;
+            case Mnemonic.Cli when (_mode & ModeBits.Supervisor) != 0:
+                return Step.Cli;
+            case Mnemonic.Sti when (_mode & ModeBits.Supervisor) != 0:
+                return Step.Sti;
+            case Mnemonic.Rdtsc when (_mode & ModeBits.NoTsc) == 0:
+                return Step.Rdtsc;
+        }
+        if (i.Code.IsJccShortOrNear() && i.Op0Kind is OpKind.NearBranch64 or OpKind.NearBranch32)
+        {
+            return Step.Conditional;
+        }
+        bool ends = i.FlowControl != FlowControl.Next || i.Mnemonic is Mnemonic.Hlt or Mnemonic.Mwait
+            || (i.Mnemonic == Mnemonic.Mov && (i.Op0Kind == OpKind.Register && i.Op0Register.IsCR()));
+        return ends ? Step.InterpretLast : Step.Interpret;
+    }
+
+    private static bool IsSegmentRegister(in Instruction i) => i.Op0Kind == OpKind.Register && i.Op0Register.IsSegmentRegister();
+
+    // In 32-bit code FS and GS have bases and limits of their own, which only T0 checks.
+    private bool SegmentsFlat(in Instruction i) => _is64 || Reencoder.MemoryOperand(i) < 0
+        || (i.MemorySegment is not (Register.FS or Register.GS) && i.MemoryBase.GetSize() != 2 && i.MemoryIndex.GetSize() != 2 && i.MemoryDisplSize != 2);
+
+    private bool Available(in Instruction i) => _vcpu.ClassOf(i) switch
+    {
+        AvailabilityClass.Always => true,
+        AvailabilityClass.X87 or AvailabilityClass.Mmx => (_mode & ModeBits.NoX87) == 0,
+        AvailabilityClass.Sse => (_mode & ModeBits.NoSse) == 0,
+        AvailabilityClass.Avx => (_mode & ModeBits.NoAvx) == 0,
+        _ => false,
+    };
+
+    // Whether the emitted code for the step destroys host RFLAGS before the instruction itself runs.
+    private bool Clobbers(int index) => _steps[index] switch
+    {
+        Step.Nop or Step.Lea or Step.Jump or Step.Conditional => false,
+        Step.Copy => HasMemory(_instructions[index]),
+        _ => true,
+    };
+
+    private static bool HasMemory(in Instruction i) => Reencoder.MemoryOperand(i) >= 0;
+
+    private bool FlagsNeededBefore(int index, bool liveAfter)
+    {
+        ref readonly Instruction i = ref _instructions[index];
+        return _steps[index] switch
+        {
+            Step.Copy or Step.CopyX87 => InstructionFlags.Uses(i) || (liveAfter && !InstructionFlags.Kills(i)),
+            Step.Nop or Step.Lea or Step.Push or Step.Pop or Step.Leave or Step.Cli or Step.Rdtsc => liveAfter,
+            _ => true,
+        };
+    }
+
+    private FlagState PreferredEntry()
+    {
+        for (int k = 0; k < _count; k++)
+        {
+            Step step = _steps[k];
+            if (step == Step.Conditional)
+            {
+                return FlagState.Host;
+            }
+            if (Clobbers(k))
+            {
+                return FlagState.Packed;
+            }
+            if (step is Step.Copy && InstructionFlags.Uses(_instructions[k]))
+            {
+                return FlagState.Host;
+            }
+        }
+        return FlagState.Host;
+    }
+
+    private void Map() => MapTo(_current, _flags is FlagState.Host);
+
+    private void MapTo(int index, bool flagsInHost) =>
+        _map.Add(((uint)(_e.Here - _block.Start) << 16) | ((uint)(_instructions[index].IP - _block.Rip) << 1) | (flagsInHost ? 1u : 0));
+
+    /// <summary>Before code that destroys host flags: packs them when somebody still needs them.</summary>
+    private void SecureFlags()
+    {
+        if (_flags == FlagState.Host)
+        {
+            if (FlagsNeededBefore(_current, _liveAfter[_current]))
+            {
+                Stubs.PackFlags(_e, Field.PackedFlags);
+                _flags = FlagState.Packed;
+            }
+            else
+            {
+                _flags = FlagState.Dead;
+            }
+        }
+        else if (_flags == FlagState.Both)
+        {
+            _flags = FlagState.Packed;
+        }
+    }
+
+    private void NeedHostFlags(bool keepR14 = false)
+    {
+        if (_flags == FlagState.Packed)
+        {
+            Stubs.UnpackFlags(_e, keepR14);
+            _flags = FlagState.Both;
+        }
+    }
+
+    private void NeedPackedFlags()
+    {
+        if (_flags == FlagState.Host)
+        {
+            Stubs.PackFlags(_e, Field.PackedFlags);
+            _flags = FlagState.Packed;
+        }
+        else if (_flags == FlagState.Both)
+        {
+            _flags = FlagState.Packed;
+        }
+    }
+
+    private void EmitPoll()
+    {
+        if (_block.FlagsIn == FlagState.Host)
+        {
+            _e.Mov(Host.R14, Host.Rcx);
+            _e.Gs(false, 0x8B, Host.Rcx, Field.ExitRequest);
+            _e.Byte(0xE3); // jrcxz +8: over the two instructions that leave
+            _e.Byte(8);
+            _e.Mov(Host.Rcx, Host.R14);
+            byte* from = _e.Jump();
+            _colds.Add(new Cold { Kind = ColdPollHost, From = from, Value = _block.Rip });
+            _e.Mov(Host.Rcx, Host.R14);
+        }
+        else
+        {
+            _e.CompareGs32(Field.ExitRequest, 0);
+            byte* from = _e.Jump(Cc.Ne);
+            _colds.Add(new Cold { Kind = ColdPoll, From = from, Value = _block.Rip });
+        }
+    }
+
+    private sealed class GuestCode : CodeReader
+    {
+        private byte* _at;
+        private byte* _end;
+
+        public void Set(byte* code, int length)
+        {
+            _at = code;
+            _end = code + length;
+        }
+
+        public override int ReadByte() => _at < _end ? *_at++ : -1;
+    }
+}

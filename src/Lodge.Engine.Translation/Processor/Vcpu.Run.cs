@@ -1,0 +1,481 @@
+using System.Collections.Concurrent;
+using System.Runtime.InteropServices;
+using Lodge.Engine.Processor;
+using Lodge.Engine.Translation.Emission;
+using Lodge.Engine.Translation.Execution;
+
+namespace Lodge.Engine.Translation.Processor;
+
+/// <summary>The run loop: events, translated blocks, single instructions, waiting.</summary>
+internal sealed unsafe partial class Vcpu
+{
+    [ThreadStatic]
+    private static Vcpu? _current;
+
+    private static Vcpu[] _byIndex = [];
+    private static readonly Lock RegistryGate = new();
+    private readonly ConcurrentQueue<ulong> _invalidations = new();
+    private int _registration;
+    private int _waitingExit = -1; // exit to link once its target is known
+    private bool _stepping;
+
+    /// <summary>Counters for <c>--trace</c>.</summary>
+    internal long Exits, Faults, InterruptsTaken, SlowAccesses, Halts, IndirectMisses;
+
+    internal void Register()
+    {
+        lock (RegistryGate)
+        {
+            int free = Array.IndexOf(_byIndex, null);
+            if (free < 0)
+            {
+                free = _byIndex.Length;
+                var grown = new Vcpu[Math.Max(8, _byIndex.Length * 2)];
+                _byIndex.CopyTo(grown, 0);
+                grown[free] = this;
+                Volatile.Write(ref _byIndex, grown);
+            }
+            else
+            {
+                _byIndex[free] = this;
+            }
+            _registration = free;
+            B->Index = (uint)free;
+        }
+    }
+
+    internal void Unregister()
+    {
+        lock (RegistryGate)
+        {
+            _byIndex[_registration] = null!;
+        }
+    }
+
+    /// <summary>Runs until stopped, shut down, or a debug event.</summary>
+    internal ProcessorExit RunLoop()
+    {
+        _current = this;
+        HostSignals.SetGsBase(B);
+        try
+        {
+            while (true)
+            {
+                if (B->ExitRequest != 0 || B->InterruptPending != 0)
+                {
+                    if (TakeEvents() is { } exit)
+                    {
+                        return exit;
+                    }
+                }
+                if (B->Activity != (uint)ActivityState.Active)
+                {
+                    if (B->Activity == (uint)ActivityState.Shutdown)
+                    {
+                        return ProcessorExit.Shutdown;
+                    }
+                    WaitForEvent();
+                    continue;
+                }
+                if ((B->Mode & ModeBits.Interpret) != 0 || B->InterruptShadow != 0)
+                {
+                    if (!InterpretOne() && B->Activity == (uint)ActivityState.Shutdown)
+                    {
+                        return ProcessorExit.Shutdown;
+                    }
+                    if (_debugStop is { } stop)
+                    {
+                        _debugStop = null;
+                        LastDebugEvent = stop;
+                        return ProcessorExit.Debug;
+                    }
+                    continue;
+                }
+                RunBlocks();
+                _waitingExit = -1;
+            }
+        }
+        finally
+        {
+            SaveX87();
+            _current = null;
+        }
+    }
+
+    /// <summary>Interrupts, start-up messages and requests of other threads; not null to leave the run loop.</summary>
+    private ProcessorExit? TakeEvents()
+    {
+        Interlocked.Exchange(ref B->ExitRequest, 0);
+        if (_stopRequested)
+        {
+            _stopRequested = false;
+            Volatile.Write(ref B->ExitRequest, B->InterruptPending);
+            return ProcessorExit.Stopped;
+        }
+        ServeRequests();
+        if (Apic.TryTakeInit())
+        {
+            SoftReset();
+        }
+        if (Apic.TryTakeSipi(out byte page) && B->Activity == (uint)ActivityState.WaitForSipi)
+        {
+            StartUp(page);
+        }
+        if (B->Activity is (uint)ActivityState.WaitForSipi or (uint)ActivityState.Shutdown)
+        {
+            return null;
+        }
+        B->InterruptPending = 0;
+        Interlocked.MemoryBarrier();
+        bool shadow = B->InterruptShadow != 0;
+        if (B->NmiBlocked == 0 && !shadow && Apic.TryTakeNmi())
+        {
+            WakeUp();
+            InterruptsTaken++;
+            if (!DeliverNmi())
+            {
+                B->Activity = (uint)ActivityState.Shutdown;
+            }
+            B->NmiBlocked = 1;
+        }
+        else if ((B->SystemFlags & 0x200) != 0 && !shadow && Apic.TryTakeInterrupt(out byte vector))
+        {
+            WakeUp();
+            InterruptsTaken++;
+            if (!DeliverInterrupt(vector))
+            {
+                B->Activity = (uint)ActivityState.Shutdown;
+            }
+        }
+        if (Apic.HasInterrupt())
+        {
+            B->InterruptPending = 1;
+            if ((B->SystemFlags & 0x200) != 0 && !shadow)
+            {
+                B->ExitRequest = 1;
+            }
+        }
+        return null;
+    }
+
+    private void WakeUp()
+    {
+        if (B->Activity == (uint)ActivityState.Halted)
+        {
+            B->Activity = (uint)ActivityState.Active;
+        }
+    }
+
+    private void ServeRequests()
+    {
+        if (Volatile.Read(ref B->RevokeRequest) != 0)
+        {
+            TlbRevokeAllWrites();
+            Volatile.Write(ref B->RevokeRequest, 0);
+        }
+        while (_invalidations.TryDequeue(out ulong page))
+        {
+            Blocks.InvalidatePage(page);
+        }
+    }
+
+    /// <summary>Waits for an interrupt. Entered and left with nothing lost: whoever makes something pending sets ExitRequest first, then wakes the waiter.</summary>
+    private void WaitForEvent()
+    {
+        Halts++;
+        _waiting = true;
+        Interlocked.MemoryBarrier();
+        bool deliverable = Volatile.Read(ref B->ExitRequest) != 0;
+        if (!deliverable)
+        {
+            _wait.Wait(-1);
+        }
+        _waiting = false;
+        B->ExitRequest = 1;
+    }
+
+    /// <summary>Asks this processor (from another one's thread) to drop write permissions, and waits until it has or cannot use them.</summary>
+    internal void RequestRevoke(Vcpu requester)
+    {
+        Volatile.Write(ref B->RevokeRequest, 1);
+        Volatile.Write(ref B->ExitRequest, 1);
+        Interlocked.MemoryBarrier();
+        var spin = new SpinWait();
+        while (Volatile.Read(ref B->Running) != 0 && Volatile.Read(ref B->RevokeRequest) != 0)
+        {
+            spin.SpinOnce(20);
+        }
+    }
+
+    /// <summary>Drops the translated code of a physical page: at once on the own thread, before the next block otherwise.</summary>
+    internal void InvalidateCode(ulong page)
+    {
+        if (_current == this)
+        {
+            Blocks.InvalidatePage(page);
+        }
+        else
+        {
+            _invalidations.Enqueue(page);
+            Kick();
+        }
+    }
+
+    /// <summary>Executes one instruction by C# and delivers what it raises. False when the processor shut down.</summary>
+    private bool InterpretOne()
+    {
+        B->InterruptShadow = 0;
+        bool trace = (B->SystemFlags & 0x100) != 0;
+        try
+        {
+            if (CheckDebugBeforeInstruction())
+            {
+                return true;
+            }
+            ExecuteOne();
+            B->SystemFlags &= ~(1UL << 16); // RF
+        }
+        catch (GuestFault fault)
+        {
+            Faults++;
+            return Deliver(fault.Vector, fault.ErrorCode, fault.Address);
+        }
+        ulong pending = PendingDebug | (trace ? 1UL << 14 : 0);
+        if (pending != 0)
+        {
+            PendingDebug = 0;
+            Faults++;
+            return Deliver(Vector.Debug, null, pending);
+        }
+        CheckDebugAfterInstruction();
+        return true;
+    }
+
+    private bool Deliver(Vector vector, uint? errorCode, ulong address)
+    {
+        if (DeliverException(vector, errorCode, address))
+        {
+            return true;
+        }
+        B->Activity = (uint)ActivityState.Shutdown;
+        return false;
+    }
+
+    private void RunBlocks()
+    {
+        Block? block = Blocks.Find(B->Rip, out bool interpret);
+        if (block is null)
+        {
+            if (interpret)
+            {
+                InterpretOne();
+            }
+            else
+            {
+                Faults++;
+                Deliver(PendingFault.Vector, PendingFault.ErrorCode, PendingFault.Address);
+            }
+            return;
+        }
+        while (true)
+        {
+            byte* entry = Blocks.EntryFor(block, FlagState.Packed, true);
+            B->Running = 1;
+            Interlocked.MemoryBarrier();
+            if (Volatile.Read(ref B->RevokeRequest) != 0)
+            {
+                B->Running = 0;
+                ServeRequests();
+                return;
+            }
+            Blocks.Stubs.Enter(B, entry);
+            Volatile.Write(ref B->Running, 0);
+            Exits++;
+            int code = (int)B->ExitInfo;
+            switch (code)
+            {
+                case ExitCode.HostFault:
+                    DeliverHostFault();
+                    return;
+                case ExitCode.GuestFault:
+                    Faults++;
+                    Deliver(PendingFault.Vector, PendingFault.ErrorCode, PendingFault.Address);
+                    return;
+                case ExitCode.Interpret:
+                    InterpretOne();
+                    return;
+                case ExitCode.Resume:
+                    return;
+                case ExitCode.Poll:
+                    B->Rip = B->ExitTarget;
+                    return;
+                case ExitCode.InterpretAt:
+                    B->Rip = B->ExitTarget;
+                    InterpretOne();
+                    return;
+                case ExitCode.Sti:
+                    B->Rip = B->ExitTarget;
+                    B->InterruptShadow = 1;
+                    B->ExitRequest = 1;
+                    return;
+                case ExitCode.Indirect:
+                    B->Rip = B->ExitTarget;
+                    if (B->ExitRequest != 0)
+                    {
+                        return;
+                    }
+                    IndirectMisses++;
+                    block = Blocks.Find(B->Rip, out _);
+                    if (block is null)
+                    {
+                        return;
+                    }
+                    EnterJump(B->Rip, block);
+                    break;
+                default:
+                    uint generation = Blocks.Generation;
+                    B->Rip = Blocks.Exits[code].Target;
+                    if (B->ExitRequest != 0)
+                    {
+                        return;
+                    }
+                    block = Blocks.Find(B->Rip, out _);
+                    if (block is null)
+                    {
+                        return;
+                    }
+                    if (generation == Blocks.Generation)
+                    {
+                        Blocks.Link(code, block);
+                    }
+                    break;
+            }
+        }
+    }
+
+    /// <summary>A copied instruction in a block raised a host signal.</summary>
+    private void DeliverHostFault()
+    {
+        if (!Blocks.TryLocate(B->FaultPc, out _, out ulong rip, out bool flagsInHost))
+        {
+            throw new EngineFailure($"signal {B->FaultSignal} at {B->FaultPc:x} outside translated code");
+        }
+        B->Rip = rip;
+        if (flagsInHost)
+        {
+            B->PackedFlags = B->FaultFlags;
+        }
+        InterpretOne(); // raises the same fault precisely
+    }
+
+    /// <summary>The slow path of memory accesses of generated code. Returns the host address, or 0 after setting ExitInfo and RIP.</summary>
+    [UnmanagedCallersOnly]
+    internal static ulong SlowAccess(ProcessorBlock* block, ulong linear, uint descriptor, ulong returnAddress)
+    {
+        Vcpu vcpu = _byIndex[block->Index];
+        try
+        {
+            return vcpu.SlowAccess(linear, (int)(descriptor & 0xFFFF), (descriptor & 0x10000) != 0, (int)(descriptor >> 24), returnAddress);
+        }
+        catch (Exception failure)
+        {
+            vcpu.Fail(failure);
+            return 0;
+        }
+    }
+
+    private ulong SlowAccess(ulong linear, int size, bool write, int mode, ulong returnAddress)
+    {
+        SlowAccesses++;
+        bool canonical = (B->Mode & ModeBits.Code64) == 0 ? linear + (ulong)size <= 0x1_0000_0000 : (ulong)((long)(linear << 16) >> 16) == linear;
+        if (!canonical || (linear & 0xFFF) + (ulong)size > 4096)
+        {
+            return LeaveFor(ExitCode.Interpret, returnAddress);
+        }
+        SecondLevelEntry* entry = TlbLookup(linear, write ? AccessKind.Write : AccessKind.Read, mode);
+        if (entry == null)
+        {
+            return LeaveFor(ExitCode.GuestFault, returnAddress);
+        }
+        if (entry->Host == null || Watched(linear & ~0xFFFUL))
+        {
+            return LeaveFor(ExitCode.Interpret, returnAddress);
+        }
+        bool writable = (entry->Flags & SecondLevelFlags.Write) != 0;
+        if (writable && (Volatile.Read(ref Memory.PageFlagArray[(entry->Host - Memory.HostBase) >> 12]) & 1) != 0)
+        {
+            if (write && Partition.Code.Hits(entry->Physical | (linear & 0xFFF), size))
+            {
+                return LeaveFor(ExitCode.Interpret, returnAddress);
+            }
+            writable = false;
+        }
+        TlbEnter(linear, entry, mode, writable);
+        return (ulong)entry->Host + (linear & 0xFFF);
+    }
+
+    private ulong LeaveFor(int code, ulong returnAddress)
+    {
+        B->ExitInfo = (ulong)(long)code;
+        if (!Blocks.TryLocate(returnAddress - 1, out _, out ulong rip, out _))
+        {
+            throw new EngineFailure($"memory access at {returnAddress:x} outside translated code");
+        }
+        B->Rip = rip;
+        return 0;
+    }
+
+    /// <summary>Executes the instruction at RIP in the middle of a block. 1: go on behind it; 0: leave, ExitInfo is set.</summary>
+    [UnmanagedCallersOnly]
+    internal static ulong InterpretInside(ProcessorBlock* block, uint length)
+    {
+        Vcpu vcpu = _byIndex[block->Index];
+        try
+        {
+            ulong expected = block->Rip + length;
+            uint mode = block->Mode, fetch = vcpu.FetchVersion, generation = vcpu.Blocks.Generation;
+            block->ExitInfo = unchecked((ulong)(long)ExitCode.Resume);
+            vcpu.InterpretOne();
+            return block->Rip == expected && block->Mode == mode && vcpu.FetchVersion == fetch && vcpu.Blocks.Generation == generation && block->Activity == 0
+                && block->InterruptShadow == 0 && block->ExitRequest == 0 && block->X87Loaded == 0
+                && (block->InterruptPending == 0 || (block->SystemFlags & 0x200) == 0) && vcpu._failure is null ? 1UL : 0;
+        }
+        catch (Exception failure)
+        {
+            vcpu.Fail(failure);
+            return 0;
+        }
+    }
+
+    private Exception? _failure;
+
+    private void Fail(Exception failure)
+    {
+        _failure = failure;
+        B->ExitInfo = unchecked((ulong)(long)ExitCode.Resume);
+        _stopRequested = true;
+        B->ExitRequest = 1;
+    }
+
+    /// <summary>What ended the last run, when the engine itself failed.</summary>
+    internal Exception? Failure => _failure;
+
+    /// <summary>INIT: reset state except what the manual keeps (SDM vol. 3, table 9-1), then wait for SIPI unless this is the bootstrap processor.</summary>
+    private void SoftReset()
+    {
+        ResetForInit();
+        TlbFlushAll(true);
+        UpdateMode();
+        B->Activity = (uint)(B->Index == 0 && Number == 0 ? ActivityState.Active : ActivityState.WaitForSipi);
+    }
+
+    private void StartUp(byte page)
+    {
+        Segment* cs = Segment(Seg.Cs);
+        cs->Selector = (ushort)(page << 8);
+        cs->Base = (ulong)page << 12;
+        B->Rip = 0;
+        B->Activity = (uint)ActivityState.Active;
+        UpdateMode();
+    }
+}
