@@ -8,7 +8,7 @@ namespace Lodge.Engine.Translation.Emission;
 /// </summary>
 internal sealed unsafe partial class CodeMemory : IDisposable
 {
-    private const nuint Reservation = 64UL << 30;
+    private static readonly nuint Reservation = unchecked((nuint)(64UL << 30));
     private static readonly Lock Gate = new();
     private static nuint _next;
     private static byte* _reserved;

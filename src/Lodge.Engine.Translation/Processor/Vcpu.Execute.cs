@@ -201,8 +201,6 @@ internal sealed unsafe partial class Vcpu
     private static bool Is32BitAddress(in Instruction instruction) =>
         instruction.MemoryBase is >= Register.EAX and <= Register.R15D or Register.EIP || instruction.MemoryIndex is >= Register.EAX and <= Register.R15D || (instruction.MemoryBase == Register.None && instruction.MemoryIndex == Register.None && instruction.MemoryDisplSize == 4);
 
-    private static long SignExtend(ulong value, int bits) => (long)(value << (64 - bits)) >> (64 - bits);
-
     internal static int SegmentIndex(Register segment) => segment - Register.ES;
 
     private void RunThunk(in Instruction instruction, byte* operand, bool x87, bool bitString)

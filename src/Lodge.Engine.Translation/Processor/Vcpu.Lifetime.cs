@@ -19,7 +19,7 @@ internal sealed unsafe partial class Vcpu
         B->Xcr0 = 1;
         Blocks = new BlockCache(this, &SlowAccess, &InterpretInside);
         B->FaultExit = (ulong)Blocks.Stubs.FaultExitAddress;
-        Register();
+        Enlist();
         InitializeTlb();
         ClearJumpCache();
         Apic = new LocalApic(this, Partition, Partition.Timers);

@@ -16,13 +16,11 @@ internal sealed unsafe partial class Vcpu
     private static readonly Lock RegistryGate = new();
     private readonly ConcurrentQueue<ulong> _invalidations = new();
     private int _registration;
-    private int _waitingExit = -1; // exit to link once its target is known
-    private bool _stepping;
 
     /// <summary>Counters for <c>--trace</c>.</summary>
     internal long Exits, Faults, InterruptsTaken, SlowAccesses, Halts, IndirectMisses;
 
-    internal void Register()
+    internal void Enlist()
     {
         lock (RegistryGate)
         {
@@ -92,7 +90,6 @@ internal sealed unsafe partial class Vcpu
                     continue;
                 }
                 RunBlocks();
-                _waitingExit = -1;
             }
         }
         finally
@@ -437,7 +434,7 @@ internal sealed unsafe partial class Vcpu
             block->ExitInfo = unchecked((ulong)(long)ExitCode.Resume);
             vcpu.InterpretOne();
             return block->Rip == expected && block->Mode == mode && vcpu.FetchVersion == fetch && vcpu.Blocks.Generation == generation && block->Activity == 0
-                && block->InterruptShadow == 0 && block->ExitRequest == 0 && block->X87Loaded == 0
+                && block->InterruptShadow == 0 && block->ExitRequest == 0
                 && (block->InterruptPending == 0 || (block->SystemFlags & 0x200) == 0) && vcpu._failure is null ? 1UL : 0;
         }
         catch (Exception failure)
@@ -463,7 +460,7 @@ internal sealed unsafe partial class Vcpu
     /// <summary>INIT: reset state except what the manual keeps (SDM vol. 3, table 9-1), then wait for SIPI unless this is the bootstrap processor.</summary>
     private void SoftReset()
     {
-        ResetForInit();
+        InitializeRegisters();
         TlbFlushAll(true);
         UpdateMode();
         B->Activity = (uint)(B->Index == 0 && Number == 0 ? ActivityState.Active : ActivityState.WaitForSipi);

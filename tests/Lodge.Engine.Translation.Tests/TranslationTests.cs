@@ -1,0 +1,56 @@
+using Iced.Intel;
+using Lodge.Engine.Translation.Tests.Harness;
+using Xunit;
+using static Iced.Intel.AssemblerRegisters;
+
+namespace Lodge.Engine.Translation.Tests;
+
+public sealed unsafe class TranslationTests
+{
+    [Fact]
+    public void LoopWithMemoryAndCallsGivesTheRightSum()
+    {
+        using var guest = new FlatGuest();
+        guest.Load(a =>
+        {
+            Label loop = a.CreateLabel("loop"), function = a.CreateLabel("f"), start = a.CreateLabel("start");
+            a.jmp(start);
+            a.Label(ref function);
+            a.push(r13);
+            a.push(r15);
+            a.mov(r13, __[rbx + (rcx * 8)]);
+            a.lea(r15, __[r13 + r13]);
+            a.add(rax, r15);
+            a.mov(__[rbx + (rcx * 8) + 0x1000], r15);
+            a.pop(r15);
+            a.pop(r13);
+            a.ret();
+            a.Label(ref start);
+            a.xor(eax, eax);
+            a.mov(rbx, FlatGuest.DataBase);
+            a.mov(ecx, 100);
+            a.Label(ref loop);
+            a.call(function);
+            a.dec(ecx);
+            a.jns(loop);
+            FlatGuest.Exit(a);
+            a.hlt();
+        });
+        ulong expected = 0;
+        for (ulong i = 0; i <= 100; i++)
+        {
+            guest.Memory.TryWrite(FlatGuest.DataBase + (i * 8), i * 3);
+            expected += i * 6;
+        }
+        Assert.Equal(ProcessorExit.Stopped, guest.Run());
+        Assert.Equal(expected, guest.Output[^1].Value);
+        Assert.Equal(FlatGuest.StackTop, guest.Processor.B_Gpr(4));
+        guest.Memory.TryRead(FlatGuest.DataBase + 0x1000 + 800, out ulong last);
+        Assert.Equal(600UL, last);
+    }
+}
+
+internal static unsafe class VcpuTestExtensions
+{
+    public static ulong B_Gpr(this Lodge.Engine.Translation.Processor.Vcpu vcpu, int number) => vcpu.B->Gpr[number];
+}
