@@ -20,7 +20,6 @@ internal sealed unsafe partial class Vcpu
         Blocks = new BlockCache(this, &SlowAccess, &InterpretInside);
         B->FaultExit = (ulong)Blocks.Stubs.FaultExitAddress;
         Enlist();
-        InitializeTlb();
         ClearJumpCache();
         Apic = new LocalApic(this, Partition, Partition.Timers);
     }

@@ -85,7 +85,7 @@ internal sealed unsafe partial class Vcpu
         {
             ClearSecondLevel();
             ClearFirstLevel();
-            Blocks.UnlinkGlobal();
+            Blocks?.UnlinkGlobal();
             ClearJumpCache();
         }
         AddressSpaceChanged();
@@ -139,7 +139,7 @@ internal sealed unsafe partial class Vcpu
         }
         FetchVersion++;
         B->InstructionTlb[(int)(page >> 12) & (ProcessorBlock.InstructionTlbEntries - 1)] = 0;
-        Blocks.UnlinkPage(page);
+        Blocks?.UnlinkPage(page);
         ClearJumpCachePage(page);
     }
 
@@ -338,6 +338,10 @@ internal sealed unsafe partial class Vcpu
     /// <summary>Empties the jump cache: an empty slot leads to the miss stub, whatever address matches it.</summary>
     internal void ClearJumpCache()
     {
+        if (Blocks is null)
+        {
+            return; // a processor that only interprets
+        }
         ulong miss = (ulong)Blocks.Stubs.IndirectMiss;
         ulong* cache = B->JumpCache;
         for (int i = 0; i < ProcessorBlock.JumpCacheEntries; i++)

@@ -32,6 +32,7 @@ internal sealed unsafe partial class Vcpu
         Memory = partition.Options.Memory;
         Bus = partition.Options.Bus;
         Model = partition.Options.Model;
+        InitializeTlb();
     }
 
     /// <summary>Segment register by number; 6 is LDTR, 7 TR.</summary>
