@@ -74,7 +74,7 @@ internal sealed unsafe partial class Vcpu
         {
             Msr.P5McAddr or Msr.P5McType => 0,
             Msr.Tsc => ReadTsc(),
-            Msr.PlatformId when !Model.IsAmd => 0,
+            Msr.PlatformId or Msr.EblCrPowerOn when !Model.IsAmd => 0,
             Msr.FeatureControl when !Model.IsAmd => 1, // locked, VMX off
             Msr.TscAdjust => _tscAdjust,
             // Microcode revision, in EDX: high enough for every errata table that has one.
@@ -136,6 +136,8 @@ internal sealed unsafe partial class Vcpu
                 return true; // no microcode is taken
             case Msr.SpecCtrl when Model.Has(CpuFeature.SpeculationControl):
                 return Store(ref _specCtrl, value, (value & ~1UL) == 0); // IBRS
+            case Msr.PredCmd when Model.Has(CpuFeature.SpeculationControl):
+                return (value & ~1UL) == 0; // IBPB: the host's kernel keeps predictors of processes apart
             case Msr.SysenterCs:
                 return Store(ref B->SysenterCs, (uint)value, true);
             case Msr.SysenterEsp:

@@ -16,7 +16,7 @@ internal sealed unsafe partial class Vcpu
     private readonly ulong[] _pdptes = new ulong[4];
 
     /// <summary>Mask of the address bits of a page-table entry.</summary>
-    private ulong PhysicalMask => ((1UL << Model.PhysicalBits) - 1) & ~0xFFFUL;
+    private ulong PhysicalMask => Model.PageAddressMask;
 
     /// <summary>Walks the page tables (or passes through without paging), setting accessed and dirty bits atomically. Does not throw.</summary>
     /// <param name="linear">Linear address, canonical; its upper half is ignored outside long mode.</param>

@@ -95,6 +95,9 @@ public sealed partial class CpuModel
     /// <summary>Width of physical addresses (MAXPHYADDR).</summary>
     public int PhysicalBits { get; private init; }
 
+    /// <summary>Address bits of a page-table entry: MAXPHYADDR - 1 to 12.</summary>
+    public ulong PageAddressMask { get; private init; }
+
     /// <summary>State components that XCR0 may hold.</summary>
     public ulong SupportedXcr0 { get; private set; } = ComponentX87 | ComponentSse;
 
@@ -125,10 +128,12 @@ public sealed partial class CpuModel
         uint[] available = HostWords(host);
         CpuidResult vendor = host(0, 0);
         uint addressSizes = host(0x8000_0000, 0).Eax >= 0x8000_0008 ? host(0x8000_0008, 0).Eax : 36;
+        int physicalBits = Math.Clamp((int)(addressSizes & 0xFF), 36, 52);
         var model = new CpuModel(name, processors)
         {
             IsAmd = vendor.Ebx == 0x6874_7541,
-            PhysicalBits = Math.Clamp((int)(addressSizes & 0xFF), 36, 52),
+            PhysicalBits = physicalBits,
+            PageAddressMask = ((1UL << physicalBits) - 1) & ~0xFFFUL,
             _hostIdentity = host(1, 0),
             _hostVendor = vendor,
         };
