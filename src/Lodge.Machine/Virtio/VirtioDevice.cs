@@ -148,6 +148,11 @@ public abstract partial class VirtioDevice
     {
     }
 
+    /// <summary>Called on the worker at each turn, also while no driver has set the device up. Bounded.</summary>
+    protected virtual void OnWake()
+    {
+    }
+
     /// <summary>Work of the device that no queue's kick asked for (input arrived, a timer). On the worker; bounded.</summary>
     protected virtual void OnSignal()
     {
@@ -228,6 +233,7 @@ public abstract partial class VirtioDevice
     private bool Turn()
     {
         FinishResets();
+        OnWake();
         if (!_active)
         {
             return false;
