@@ -1,1 +1,80 @@
-return 0;
+using System.CommandLine;
+using System.CommandLine.Help;
+using System.CommandLine.Parsing;
+using Lodge.Cli.Console;
+using Lodge.Cli.Run;
+
+namespace Lodge.Cli;
+
+/// <summary>The command <c>lodge</c>.</summary>
+internal static class Program
+{
+    /// <summary>Version as <c>lodge --version</c> prints it.</summary>
+    public static string Version { get; } = typeof(Program).Assembly.GetName().Version is { } v ? $"{v.Major}.{v.Minor}.{v.Build}" : "unknown";
+
+    private static int Main(string[] arguments)
+    {
+        if (arguments is ["--version"])
+        {
+            HostFile.Write(HostFile.StandardOutput, System.Text.Encoding.ASCII.GetBytes($"lodge {Version}\n")); // the common case needs no parser
+            return 0;
+        }
+        return Run(arguments, options => RunSession.Run(options));
+    }
+
+    /// <summary>Parses and runs. Errors are one line on standard error.</summary>
+    internal static int Run(string[] arguments, Func<RunOptions, int> run)
+    {
+        try
+        {
+            int separator = Array.IndexOf(arguments, "--");
+            string[]? words = separator < 0 ? null : arguments[(separator + 1)..];
+            string[] own = separator < 0 ? arguments : arguments[..separator];
+            RootCommand root = new("Lodge runs virtual machines.") { RunCommand.Create(words, run) };
+            root.Directives.Clear();
+            ParseResult parsed = root.Parse(own, new ParserConfiguration { ResponseFileTokenReplacer = null, EnablePosixBundling = false });
+            if (parsed.Errors.Count != 0 && parsed.Action is not (HelpAction or RunCommand.ManualAction))
+            {
+                throw new LodgeException(Explain(parsed), ExitStatus.Usage);
+            }
+            return parsed.Invoke(new InvocationConfiguration { EnableDefaultExceptionHandler = false, ProcessTerminationTimeout = null });
+        }
+        catch (LodgeException e)
+        {
+            Terminal.Leave();
+            HostFile.Error($"lodge: {OneLine(e.Message)}");
+            return e.Status;
+        }
+        catch (Exception e)
+        {
+            Terminal.Leave();
+            HostFile.Error($"lodge: internal error, please report it: {e.GetType().Name}: {OneLine(e.Message)}");
+            if (Environment.GetEnvironmentVariable("LODGE_DEBUG") == "1")
+            {
+                HostFile.Error(e.ToString());
+            }
+            return ExitStatus.CannotStart;
+        }
+    }
+
+    private static string Explain(ParseResult parsed)
+    {
+        string verb = parsed.CommandResult.Command is RootCommand ? "lodge" : $"lodge {parsed.CommandResult.Command.Name}";
+        if (parsed.CommandResult.Command is not RootCommand && parsed.UnmatchedTokens is [{ } word, ..] && !word.StartsWith('-'))
+        {
+            return $"'{word}' is not expected here; a command for the guest follows '--', as in: lodge run -- {word}";
+        }
+        if (parsed.CommandResult.Command is RootCommand && parsed.UnmatchedTokens is [{ } verbWord, ..])
+        {
+            return $"'{verbWord}' is not a command of lodge; see 'lodge --help'";
+        }
+        if (parsed.UnmatchedTokens is [{ } option, ..])
+        {
+            return $"option '{option}' is not known; see '{verb} --help'";
+        }
+        string message = OneLine(parsed.Errors[0].Message).TrimEnd('.');
+        return message.Contains(';', StringComparison.Ordinal) ? message : $"{message}; see '{verb} --help'";
+    }
+
+    private static string OneLine(string text) => text.ReplaceLineEndings(" ").Trim();
+}

@@ -1,0 +1,106 @@
+using System.Text;
+
+namespace Lodge.Cli.DefaultSystem;
+
+/// <summary>What the default system is to do.</summary>
+internal enum CommandMode
+{
+    /// <summary>A shell on the console.</summary>
+    Shell,
+
+    /// <summary>The command on the console (a terminal on both sides).</summary>
+    Terminal,
+
+    /// <summary>The command on three ports.</summary>
+    Pipe,
+}
+
+/// <summary>
+/// The second, small initramfs, which the kernel unpacks over the first: what to run. The words of the command are arbitrary bytes; each is
+/// quoted for the shell.
+/// </summary>
+internal static class CommandImage
+{
+    /// <summary>Builds the archive.</summary>
+    /// <param name="mode">What to do.</param>
+    /// <param name="hostName">Host name.</param>
+    /// <param name="terminalType">Value of TERM.</param>
+    /// <param name="endMark">Ends the streams in pipe mode.</param>
+    /// <param name="command">Program and arguments; empty for a shell.</param>
+    public static byte[] Build(CommandMode mode, string hostName, string terminalType, string endMark, IReadOnlyList<byte[]> command)
+    {
+        using MemoryStream archive = new();
+        CpioWriter cpio = new(archive);
+        using MemoryStream run = new();
+        Assign(run, "mode", mode.ToString().ToLowerInvariant());
+        Assign(run, "name", hostName);
+        Assign(run, "mark", endMark);
+        Assign(run, "TERM", terminalType);
+        run.Write("export TERM\n"u8);
+        cpio.File("lodge/run", run.ToArray());
+        if (command.Count != 0)
+        {
+            using MemoryStream script = new();
+            script.Write("unset name mode mark\nexec"u8);
+            foreach (byte[] word in command)
+            {
+                script.WriteByte((byte)' ');
+                Quote(script, word);
+            }
+            script.WriteByte((byte)'\n');
+            cpio.File("lodge/command", script.ToArray());
+        }
+        cpio.Finish();
+        return archive.ToArray();
+    }
+
+    /// <summary>The last words of this process's own command line, as bytes (they need not be UTF-8, as .NET's strings suppose).</summary>
+    public static IReadOnlyList<byte[]> LastWords(IReadOnlyList<string> words)
+    {
+        List<byte[]> all = [];
+        try
+        {
+            byte[] line = File.ReadAllBytes("/proc/self/cmdline");
+            for (int start = 0; start < line.Length;)
+            {
+                int end = Array.IndexOf(line, (byte)0, start);
+                end = end < 0 ? line.Length : end;
+                all.Add(line[start..end]);
+                start = end + 1;
+            }
+        }
+        catch (IOException)
+        {
+            // No /proc: the strings must do.
+        }
+        List<byte[]> last = all.Count >= words.Count ? all[^words.Count..] : [];
+        return last.Count == words.Count && last.Zip(words).All(p => Encoding.UTF8.GetString(p.First) == p.Second)
+            ? last
+            : [.. words.Select(Encoding.UTF8.GetBytes)];
+    }
+
+    private static void Assign(MemoryStream output, string name, string value)
+    {
+        output.Write(Encoding.ASCII.GetBytes(name));
+        output.WriteByte((byte)'=');
+        Quote(output, Encoding.UTF8.GetBytes(value));
+        output.WriteByte((byte)'\n');
+    }
+
+    private static void Quote(MemoryStream output, byte[] word)
+    {
+        output.WriteByte((byte)'\'');
+        foreach (byte b in word)
+        {
+            if (b == '\'')
+            {
+                output.Write("'\\''"u8);
+            }
+            else
+            {
+                output.WriteByte(b);
+            }
+        }
+        output.WriteByte((byte)'\'');
+    }
+}

@@ -1,0 +1,77 @@
+#!/bin/sh
+# What Lodge's default system does; busybox init (process 1) starts it and handles poweroff, halt and reboot. /lodge/run (from the second initramfs) sets:
+#   name   host name            mode   shell, terminal (a command on the console) or pipe (a command on ports)
+#   mark   what ends the stdout and stderr streams; its bytes occur in no command's output by chance
+# and exports TERM; /lodge/command is the command. Its end is told on the control port as "exit STATUS".
+export PATH=/bin:/sbin:/usr/bin:/usr/sbin HOME=/root
+# Started again by init: the first run was killed, nothing can go on.
+[ ! -e /run/started ] || poweroff -f
+mount -a
+: >/run/started
+cp -a /lodge/dev/. /dev/
+mount -t devpts devpts /dev/pts
+. /lodge/run
+echo "$name" >/proc/sys/kernel/hostname
+read -r modules </lodge/modules
+[ -z "$modules" ] || modprobe -a $modules
+
+control= input= output= errors=
+tries=0
+while [ -z "$control" ] || [ -z "$input" ] || [ -z "$output" ] || [ -z "$errors" ]; do
+    for port in /sys/class/virtio-ports/*; do
+        [ -e "$port/name" ] || continue
+        read -r label <"$port/name"
+        case $label in
+            lodge.control) control=/dev/${port##*/} ;;
+            lodge.stdin) input=/dev/${port##*/} ;;
+            lodge.stdout) output=/dev/${port##*/} ;;
+            lodge.stderr) errors=/dev/${port##*/} ;;
+        esac
+    done
+    tries=$((tries + 1))
+    if [ $tries -gt 5000 ]; then
+        echo "lodge: the console ports did not appear" >/dev/console
+        poweroff -f
+    fi
+    [ -n "$control" ] && [ -n "$errors" ] || usleep 1000
+done
+exec 3<>"$control"
+
+case $mode in
+pipe)
+    # Pipes in between, so that the command may open /dev/stdout and the like again, which a port allows only once.
+    mkfifo /run/stdin /run/stdout /run/stderr
+    cat <"$input" >/run/stdin 3>&- &
+    cat </run/stdout >"$output" 3>&- &
+    stdout_copier=$!
+    cat </run/stderr >"$errors" 3>&- &
+    stderr_copier=$!
+    sh /lodge/command </run/stdin >/run/stdout 2>/run/stderr 3>&-
+    status=$?
+    # What the command left running ends with it, so that the copiers see the end of the streams.
+    for process in /proc/[0-9]*; do
+        process=${process#/proc/}
+        case " 1 $$ $stdout_copier $stderr_copier " in
+            *" $process "*) ;;
+            *) [ ! -e "/proc/$process/exe" ] || kill -9 "$process" ;;
+        esac
+    done 2>/dev/null
+    wait $stdout_copier
+    wait $stderr_copier
+    printf %s "$mark" >"$output"
+    printf %s "$mark" >"$errors"
+    ;;
+terminal)
+    setsid -c sh /lodge/command </dev/hvc0 >/dev/hvc0 2>&1 3>&-
+    status=$?
+    ;;
+*)
+    cd /root
+    setsid -c sh -l </dev/hvc0 >/dev/hvc0 2>&1 3>&-
+    status=$?
+    ;;
+esac
+echo "exit $status" >&3
+# The host ends the machine when it has taken everything.
+read -r _ <&3
+poweroff -f

@@ -1,0 +1,138 @@
+using System.CommandLine;
+using System.CommandLine.Help;
+using System.CommandLine.Invocation;
+using System.CommandLine.Parsing;
+using System.Net;
+using Lodge.Engine.Processor;
+
+namespace Lodge.Cli.Run;
+
+/// <summary>The verb <c>run</c>: its options, and how they become <see cref="RunOptions"/>.</summary>
+internal static class RunCommand
+{
+    private const string About = "Run a virtual machine in the foreground";
+
+    private const string Manual = """
+        Without --kernel it is a small default system (Debian's cloud kernel and busybox), fetched once through apt and kept in ~/.cache/lodge: a
+        shell on the terminal, or CMD, whose input, output and exit status become this command's. Ctrl-] leaves the machine.
+
+        Examples:
+          lodge run                                   a shell in a fresh machine
+          lodge run -- uname -a                       run one command
+          echo hi | lodge run --cpus 4 -- sh -c 'cat; nproc'
+          lodge run --memory 2G --kernel vmlinuz --initrd initrd.img --append console=ttyS0
+          lodge run --kernel vmlinux --append console=ttyS0 --gdb :1234
+          lodge run --kernel test.elf --debug-exit --timeout 30
+
+        Exit status: the command's own; without one 0 after power-off, 200 reset, 201 triple fault, 202 kernel panic, 203 engine failure,
+        204 left with Ctrl-], 205 power-off before the command ended, 124 timeout, 1 cannot start, 2 wrong usage;
+        with --debug-exit (value << 1) | 1.
+
+        """;
+
+    /// <summary>Builds the verb.</summary>
+    /// <param name="commandWords">What followed <c>--</c>, or null when there was no <c>--</c>.</param>
+    /// <param name="run">Runs the machine; returns the exit status.</param>
+    public static Command Create(IReadOnlyList<string>? commandWords, Func<RunOptions, int> run)
+    {
+        Option<string?> kernel = new("--kernel") { Description = "Kernel image: Linux bzImage, ELF with a PVH entry, or Multiboot", HelpName = "FILE" };
+        Option<string?> initrd = new("--initrd") { Description = "Initial RAM disk; for Multiboot: 'file arguments,file2 arguments'", HelpName = "FILE" };
+        Option<string?> append = new("--append") { Description = "Added to the kernel's command line", HelpName = "TEXT" };
+        Option<ulong> memory = Parsed("--memory", "Size of RAM [default: 512M]", "SIZE", RunOptions.ParseMemory);
+        Option<int> processors = Parsed("--cpus", "Number of CPUs [default: 1]", "N", RunOptions.ParseProcessors);
+        Option<CpuModelName> cpu = Parsed("--cpu", "CPU model: v1, v2, v3 (x86-64 levels) or host [default: v3]", "MODEL", RunOptions.ParseCpu);
+        Option<string> engine = Parsed("--engine", "What executes the guest: auto or translate [default: auto]", "NAME", RunOptions.ParseEngine);
+        Option<string> name = Parsed("--name", "Name of the machine, and host name of the default system [default: lodge]", "NAME", RunOptions.ParseName);
+        Option<IPEndPoint?> gdb = Parsed<IPEndPoint?>("--gdb", "Wait for gdb here before the first instruction, for example :1234", "[ADDRESS]:PORT", RunOptions.ParseGdb);
+        Option<ushort?> debugExit = new("--debug-exit")
+        {
+            Description = "A write to this I/O port ends the run with status (value << 1) | 1 [default port: 0xf4]",
+            HelpName = "PORT",
+            Arity = ArgumentArity.ZeroOrOne,
+            CustomParser = result => result.Tokens.Count == 0
+                ? RunOptions.DefaultDebugExitPort
+                : Guard<ushort?>(result, t => RunOptions.ParsePort(t)),
+        };
+        Option<TimeSpan?> timeout = Parsed<TimeSpan?>("--timeout", "End the run after this time, for example 30s or 5m", "TIME", t => RunOptions.ParseTimeout(t));
+        Option<bool> trace = new("--trace") { Description = "Tell at the end what the guest did: exits, interrupts, faults, translated blocks" };
+        Option<bool> verbose = new("--verbose") { Description = "Show the default system's boot messages" };
+
+        Command command = new("run", About) { kernel, initrd, append, memory, processors, cpu, engine, name, gdb, debugExit, timeout, trace, verbose };
+        command.Add(new HelpOption { Action = new ManualAction() });
+        command.SetAction(parsed => run(new RunOptions
+        {
+            Kernel = parsed.GetValue(kernel),
+            Initrd = parsed.GetValue(initrd),
+            Append = parsed.GetValue(append) ?? "",
+            Memory = parsed.GetResult(memory) is null ? RunOptions.DefaultMemory : parsed.GetValue(memory),
+            Processors = parsed.GetResult(processors) is null ? 1 : parsed.GetValue(processors),
+            Cpu = parsed.GetResult(cpu) is null ? CpuModelName.V3 : parsed.GetValue(cpu),
+            Engine = parsed.GetValue(engine) ?? "auto",
+            Name = parsed.GetValue(name) ?? "lodge",
+            Gdb = parsed.GetValue(gdb),
+            DebugExitPort = parsed.GetResult(debugExit) is null ? null : parsed.GetValue(debugExit),
+            Timeout = parsed.GetValue(timeout),
+            Trace = parsed.GetValue(trace),
+            Verbose = parsed.GetValue(verbose),
+            Command = Checked(commandWords, parsed.GetValue(kernel), parsed.GetValue(initrd)),
+        }));
+        return command;
+    }
+
+    private static IReadOnlyList<string> Checked(IReadOnlyList<string>? words, string? kernel, string? initrd)
+    {
+        if (words is null)
+        {
+            return [];
+        }
+        if (words.Count == 0 || words[0].Length == 0)
+        {
+            throw new LodgeException("no command follows '--'; write for example: lodge run -- uname -a", ExitStatus.Usage);
+        }
+        if ((kernel is null ? initrd : kernel) is { } image)
+        {
+            string option = kernel is null ? "--initrd" : "--kernel";
+            throw new LodgeException($"'-- {words[0]}' runs in the default system and cannot be given with {option} '{image}'; leave one of them out", ExitStatus.Usage);
+        }
+        return words;
+    }
+
+    private static Option<T> Parsed<T>(string name, string description, string helpName, Func<string, T> parse) => new(name)
+    {
+        Description = description,
+        HelpName = helpName,
+        Arity = ArgumentArity.ExactlyOne,
+        CustomParser = result => Guard(result, parse),
+    };
+
+    private static T? Guard<T>(ArgumentResult result, Func<string, T> parse)
+    {
+        try
+        {
+            return parse(result.Tokens[0].Value);
+        }
+        catch (FormatException e)
+        {
+            result.AddError(e.Message);
+            return default;
+        }
+    }
+
+    /// <summary>The generated help, with what it cannot know: the command behind <c>--</c>, examples and exit statuses.</summary>
+    internal sealed class ManualAction : SynchronousCommandLineAction
+    {
+        public override int Invoke(ParseResult parseResult)
+        {
+            InvocationConfiguration configuration = parseResult.InvocationConfiguration;
+            TextWriter output = configuration.Output;
+            using StringWriter generated = new();
+            configuration.Output = generated;
+            int status = new HelpAction { MaxWidth = 140 }.Invoke(parseResult);
+            configuration.Output = output;
+            output.WriteLine(generated.ToString().TrimEnd().Replace("[options]", "[options] [-- CMD [ARGS]]", StringComparison.Ordinal));
+            output.WriteLine();
+            output.Write(Manual);
+            return status;
+        }
+    }
+}

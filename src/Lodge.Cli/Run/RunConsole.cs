@@ -1,0 +1,157 @@
+using System.Runtime.InteropServices;
+using Lodge.Cli.Console;
+using Lodge.Cli.DefaultSystem;
+using Lodge.Machine;
+
+namespace Lodge.Cli.Run;
+
+/// <summary>
+/// Connects the machine's serial port and console ports with standard input, output and error as the plan has it, and brings about the end of
+/// the run from their side: the command ended, the user left, the reader of standard output went away.
+/// </summary>
+internal sealed class RunConsole : IDisposable
+{
+    /// <summary>Names of the ports in the guest (<c>/sys/class/virtio-ports/*/name</c>).</summary>
+    public const string ControlName = "lodge.control", InputName = "lodge.stdin", OutputName = "lodge.stdout", ErrorName = "lodge.stderr";
+
+    private readonly RunEnd _end;
+    private readonly PanicWatch _panic = new();
+    private readonly List<OutputPort> _outputs = [];
+    private readonly List<PosixSignalRegistration> _signals = [];
+    private readonly InputPort? _input;
+    private readonly bool _interactive;
+    private readonly bool _isCommand;
+
+    /// <summary>Makes the backends.</summary>
+    public RunConsole(RunPlan plan, bool verbose, RunEnd end)
+    {
+        _end = end;
+        _interactive = plan.Interactive;
+        _isCommand = plan.Mode is CommandMode.Pipe or CommandMode.Terminal;
+        if (plan.Mode is null)
+        {
+            _input = new InputPort(HostFile.StandardInput, Standard(HostFile.StandardOutput, null)) { CloseAtEnd = false };
+            Serial = _input;
+        }
+        else
+        {
+            Serial = Output(bytes =>
+            {
+                _panic.Observe(bytes);
+                if (verbose)
+                {
+                    HostFile.Write(HostFile.StandardError, bytes);
+                }
+                return true;
+            });
+            if (plan.Mode == CommandMode.Pipe)
+            {
+                OutputPort output = Standard(HostFile.StandardOutput, plan.EndMark);
+                OutputPort errors = Output(bytes => HostFile.Write(HostFile.StandardError, bytes), plan.EndMark);
+                _input = new InputPort(HostFile.StandardInput, null);
+                Ports = [(ControlName, Control(output.Ended, errors.Ended)), (InputName, _input), (OutputName, output), (ErrorName, errors)];
+                HostConsole = Output(_ => true);
+            }
+            else
+            {
+                _input = new InputPort(HostFile.StandardInput, Standard(HostFile.StandardOutput, null)) { CloseAtEnd = false };
+                HostConsole = _input;
+                Ports = [(ControlName, Control()), (InputName, Output(_ => true)), (OutputName, Output(_ => true)), (ErrorName, Output(_ => true))];
+            }
+        }
+        if (_interactive && _input is not null)
+        {
+            _input.Escape = () => end.Finish(ExitStatus.Left, "left with Ctrl-]; the machine was ended");
+        }
+    }
+
+    /// <summary>Backend of the first serial port.</summary>
+    public ICharacterBackend Serial { get; }
+
+    /// <summary>Backend of the first virtio console (hvc0), or null when the machine has none.</summary>
+    public ICharacterBackend? HostConsole { get; }
+
+    /// <summary>Named virtio console ports.</summary>
+    public IReadOnlyList<(string Name, ICharacterBackend Backend)> Ports { get; } = [];
+
+    /// <summary>Why the guest's kernel says that it panicked, or null when not known.</summary>
+    public string? PanicReason => _panic.Reason;
+
+    /// <summary>Whether the run ends with a command's end (and not with power-off).</summary>
+    public bool AwaitsCommand => _isCommand;
+
+    /// <summary>Enters raw mode when interactive, and begins to read.</summary>
+    public void Start()
+    {
+        OnSignal(PosixSignal.SIGINT, 2, "SIGINT");
+        OnSignal(PosixSignal.SIGTERM, 15, "SIGTERM");
+        OnSignal(PosixSignal.SIGHUP, 1, "SIGHUP");
+        OnSignal(PosixSignal.SIGQUIT, 3, "SIGQUIT");
+        if (_interactive)
+        {
+            HostFile.Error("lodge: Ctrl-] leaves the machine");
+            _signals.Add(PosixSignalRegistration.Create(PosixSignal.SIGWINCH, _ => PassSize()));
+            Terminal.EnterRaw();
+            PassSize();
+        }
+        _input?.Start();
+    }
+
+    /// <summary>Writes what is still buffered and restores the terminal.</summary>
+    public void Dispose()
+    {
+        foreach (OutputPort output in _outputs)
+        {
+            output.Dispose();
+        }
+        Terminal.Leave();
+        foreach (PosixSignalRegistration signal in _signals)
+        {
+            signal.Dispose();
+        }
+    }
+
+    private void PassSize()
+    {
+        if (Terminal.Size() is { } size)
+        {
+            _input?.Resize(size.Columns, size.Rows);
+        }
+    }
+
+    private void OnSignal(PosixSignal signal, int number, string name) => _signals.Add(PosixSignalRegistration.Create(signal, context =>
+    {
+        context.Cancel = true;
+        _end.Finish(128 + number, $"ended by {name}");
+    }));
+
+    private OutputPort Output(OutputSink sink, byte[]? endMark = null)
+    {
+        OutputPort port = new(sink, endMark);
+        _outputs.Add(port);
+        return port;
+    }
+
+    /// <summary>Standard output: when its reader goes away the run ends, as a program ends by SIGPIPE.</summary>
+    private OutputPort Standard(int fd, byte[]? endMark)
+    {
+        OutputPort port = Output(bytes => HostFile.Write(fd, bytes), endMark);
+        port.SinkClosed = () => _end.Finish(ExitStatus.BrokenPipe, null);
+        return port;
+    }
+
+    /// <summary>The control port: the command's status counts when its streams have been written out.</summary>
+    private ControlPort Control(params WaitHandle[] streams) => new(status =>
+    {
+        Thread waiter = new(() =>
+        {
+            foreach (WaitHandle stream in streams)
+            {
+                stream.WaitOne();
+            }
+            _end.Finish(status, null);
+        })
+        { IsBackground = true, Name = "command end" };
+        waiter.Start();
+    });
+}

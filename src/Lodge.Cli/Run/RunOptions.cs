@@ -1,0 +1,153 @@
+using System.Globalization;
+using System.Net;
+using Lodge.Engine.Processor;
+
+namespace Lodge.Cli.Run;
+
+/// <summary>What <c>lodge run</c> was asked for, checked.</summary>
+internal sealed record RunOptions
+{
+    /// <summary>Least memory of a machine in bytes.</summary>
+    public const ulong MinMemory = 16UL << 20;
+
+    /// <summary>Most memory of a machine in bytes.</summary>
+    public const ulong MaxMemory = 1UL << 40;
+
+    /// <summary>Memory when none is asked for.</summary>
+    public const ulong DefaultMemory = 512UL << 20;
+
+    /// <summary>Most processors.</summary>
+    public const int MaxProcessors = 255;
+
+    /// <summary>Port of the debug exit device when none is given, as QEMU's isa-debug-exit has it.</summary>
+    public const ushort DefaultDebugExitPort = 0xF4;
+
+    public string? Kernel { get; init; }
+
+    public string? Initrd { get; init; }
+
+    public string Append { get; init; } = "";
+
+    public ulong Memory { get; init; } = DefaultMemory;
+
+    public int Processors { get; init; } = 1;
+
+    public CpuModelName Cpu { get; init; } = CpuModelName.V3;
+
+    public string Engine { get; init; } = "auto";
+
+    public string Name { get; init; } = "lodge";
+
+    public IPEndPoint? Gdb { get; init; }
+
+    public ushort? DebugExitPort { get; init; }
+
+    public TimeSpan? Timeout { get; init; }
+
+    public bool Trace { get; init; }
+
+    public bool Verbose { get; init; }
+
+    /// <summary>Program and arguments to run in the guest; empty for none.</summary>
+    public IReadOnlyList<string> Command { get; init; } = [];
+
+    /// <summary>Parses a size: a number with K, M, G or T (powers of 1024; none means MiB as in QEMU), a multiple of 4 KiB.</summary>
+    /// <exception cref="FormatException">It is none; the message says why.</exception>
+    public static ulong ParseMemory(string text)
+    {
+        string digits = text;
+        int shift = 20;
+        string upper = text.ToUpperInvariant();
+        foreach ((string suffix, int bits) in (ReadOnlySpan<(string, int)>)[("K", 10), ("M", 20), ("G", 30), ("T", 40)])
+        {
+            foreach (string form in (ReadOnlySpan<string>)[suffix, suffix + "B", suffix + "IB"])
+            {
+                if (upper.EndsWith(form, StringComparison.Ordinal))
+                {
+                    digits = text[..^form.Length];
+                    shift = bits;
+                }
+            }
+        }
+        if (!ulong.TryParse(digits, NumberStyles.None, CultureInfo.InvariantCulture, out ulong number))
+        {
+            throw new FormatException($"memory size '{text}' is not understood; write it as 512M or 2G");
+        }
+        if (number > MaxMemory >> shift || number << shift < MinMemory)
+        {
+            throw new FormatException($"memory size '{text}' is out of range; give {MinMemory >> 20}M to {MaxMemory >> 40}T");
+        }
+        ulong size = number << shift;
+        return size % 4096 == 0 ? size : throw new FormatException($"memory size '{text}' is not a multiple of 4K");
+    }
+
+    /// <summary>Parses a number of processors.</summary>
+    public static int ParseProcessors(string text) =>
+        int.TryParse(text, NumberStyles.None, CultureInfo.InvariantCulture, out int count) && count is >= 1 and <= MaxProcessors
+            ? count
+            : throw new FormatException($"number of CPUs '{text}' is out of range; give 1 to {MaxProcessors}");
+
+    /// <summary>Parses a CPU model.</summary>
+    public static CpuModelName ParseCpu(string text) => text.ToLowerInvariant() switch
+    {
+        "v1" or "x86-64" or "x86-64-v1" => CpuModelName.V1,
+        "v2" or "x86-64-v2" => CpuModelName.V2,
+        "v3" or "x86-64-v3" => CpuModelName.V3,
+        "host" => CpuModelName.Host,
+        _ => throw new FormatException($"CPU model '{text}' is not known; give v1, v2, v3 or host"),
+    };
+
+    /// <summary>Parses an engine's name.</summary>
+    public static string ParseEngine(string text) => text is "auto" or "translate"
+        ? text
+        : throw new FormatException($"engine '{text}' is not known; give auto or translate");
+
+    /// <summary>Parses a machine's name, which is also the default system's host name.</summary>
+    public static string ParseName(string text) =>
+        text.Length is > 0 and <= 63 && text.All(c => char.IsAsciiLetterOrDigit(c) || c is '-' or '_' or '.') && char.IsAsciiLetterOrDigit(text[0])
+            ? text
+            : throw new FormatException($"name '{text}' is not usable; give 1 to 63 letters, digits, '-', '_' or '.', a letter or digit first");
+
+    /// <summary>Parses where the debugger's connection is awaited: <c>:1234</c>, <c>1234</c>, <c>ADDRESS:1234</c>. Without an address it is the loopback.</summary>
+    public static IPEndPoint ParseGdb(string text)
+    {
+        int colon = text.LastIndexOf(':');
+        string host = colon < 0 ? "" : text[..colon].Trim('[', ']');
+        host = host.StartsWith("tcp:", StringComparison.Ordinal) ? host[4..] : host;
+        IPAddress? address = IPAddress.Loopback;
+        if (host is not ("" or "localhost" or "tcp") && !IPAddress.TryParse(host, out address))
+        {
+            throw new FormatException($"debugger address '{text}' is not understood; write it as :1234 or 127.0.0.1:1234");
+        }
+        return ushort.TryParse(text.AsSpan(colon + 1), NumberStyles.None, CultureInfo.InvariantCulture, out ushort port)
+            ? new IPEndPoint(address, port)
+            : throw new FormatException($"debugger address '{text}' has no port; write it as :1234 or 127.0.0.1:1234");
+    }
+
+    /// <summary>Parses the port of the debug exit device.</summary>
+    public static ushort ParsePort(string text)
+    {
+        bool hex = text.StartsWith("0x", StringComparison.OrdinalIgnoreCase);
+        return ushort.TryParse(hex ? text.AsSpan(2) : text, hex ? NumberStyles.AllowHexSpecifier : NumberStyles.None, CultureInfo.InvariantCulture, out ushort port)
+            && port <= 0xFFFC
+            ? port
+            : throw new FormatException($"debug exit port '{text}' is not an I/O port; give one like 0xf4, at most 0xfffc");
+    }
+
+    /// <summary>Parses a time: seconds, or a number with s, m or h.</summary>
+    public static TimeSpan ParseTimeout(string text)
+    {
+        double unit = text.Length == 0 ? 0 : text[^1] switch
+        {
+            's' => 1,
+            'm' => 60,
+            'h' => 3600,
+            _ => 0,
+        };
+        string digits = unit == 0 ? text : text[..^1];
+        return double.TryParse(digits, NumberStyles.AllowDecimalPoint, CultureInfo.InvariantCulture, out double number)
+            && number * Math.Max(unit, 1) is > 0 and <= 30 * 86400 and double seconds
+            ? TimeSpan.FromSeconds(seconds)
+            : throw new FormatException($"timeout '{text}' is not understood; write it as 30, 30s, 5m or 1h (at most 720h)");
+    }
+}

@@ -1,0 +1,77 @@
+using System.Security.Cryptography;
+using System.Text;
+using Lodge.Cli.Console;
+using Lodge.Cli.DefaultSystem;
+using Lodge.Machine.Boot;
+
+namespace Lodge.Cli.Run;
+
+/// <summary>What a run boots, and what its console is connected to.</summary>
+/// <param name="Kernel">Kernel image.</param>
+/// <param name="Modules">Initrd pieces or Multiboot modules.</param>
+/// <param name="CommandLine">Kernel command line.</param>
+/// <param name="Mode">What the default system does; null for a kernel or initrd of the user.</param>
+/// <param name="Interactive">Standard input and output are a terminal, which the guest's console gets in raw mode.</param>
+/// <param name="EndMark">Ends the streams of a command in pipe mode.</param>
+internal sealed record RunPlan(
+    BootSource Kernel,
+    IReadOnlyList<BootModule> Modules,
+    string CommandLine,
+    CommandMode? Mode,
+    bool Interactive,
+    byte[] EndMark)
+{
+    /// <summary>Makes the plan, fetching the default system when it is needed and not there.</summary>
+    /// <exception cref="LodgeException">Something is missing or unusable.</exception>
+    public static RunPlan Create(RunOptions options)
+    {
+        bool interactive = Terminal.IsTerminal(HostFile.StandardInput) && Terminal.IsTerminal(HostFile.StandardOutput);
+        try
+        {
+            return options.Kernel is null && options.Initrd is null ? Default(options, interactive) : OfUser(options, interactive);
+        }
+        catch (BootException e)
+        {
+            throw new LodgeException(e.Message);
+        }
+    }
+
+    private static RunPlan OfUser(RunOptions options, bool interactive)
+    {
+        BootSource kernel = BootSource.FromFile(options.Kernel ?? SystemCache.ForUser().Get(DebianSystem.Make).Kernel);
+        IReadOnlyList<BootModule> modules = options.Initrd is null
+            ? []
+            : KernelLoader.Detect(kernel) == KernelKind.Multiboot
+                ? BootModule.ParseMultiboot(options.Initrd)
+                : [new BootModule(BootSource.FromFile(options.Initrd), options.Initrd)];
+        return new RunPlan(kernel, modules, options.Append, null, interactive, []);
+    }
+
+    private static RunPlan Default(RunOptions options, bool interactive)
+    {
+        SystemFiles files = SystemCache.ForUser().Get(DebianSystem.Make);
+        IReadOnlyList<byte[]> command = CommandImage.LastWords(options.Command);
+        CommandMode mode = (interactive, command.Count) switch
+        {
+            (true, 0) => CommandMode.Shell,
+            (true, _) => CommandMode.Terminal,
+            _ => CommandMode.Pipe,
+        };
+        if (mode == CommandMode.Pipe && command.Count == 0)
+        {
+            command = ["sh"u8.ToArray()]; // a shell that reads its commands from standard input
+        }
+        // The first character does not occur again, see OutputPort.
+        string mark = "\x1e" + Convert.ToHexString(RandomNumberGenerator.GetBytes(16));
+        string terminal = Environment.GetEnvironmentVariable("TERM") is { Length: > 0 } type && interactive ? type : interactive ? "vt100" : "dumb";
+        byte[] second = CommandImage.Build(mode, options.Name, terminal, mark, command);
+        string commandLine = options.Verbose ? "console=ttyS0 panic=-1" : "console=ttyS0 quiet panic=-1";
+        return new RunPlan(
+            BootSource.FromFile(files.Kernel),
+            [new BootModule(BootSource.FromFile(files.Initramfs), "initramfs"), new BootModule(BootSource.FromBytes("command", second), "command")],
+            options.Append.Length == 0 ? commandLine : $"{commandLine} {options.Append}",
+            mode,
+            interactive,
+            Encoding.ASCII.GetBytes(mark));
+    }
+}
