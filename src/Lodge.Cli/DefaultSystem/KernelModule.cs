@@ -26,7 +26,7 @@ internal sealed record KernelModule(string Name, byte[] Contents, IReadOnlyList<
             }
             return new KernelModule(Normalize(name), contents, dependencies);
         }
-        catch (ArgumentException)
+        catch (Exception e) when (e is ArgumentException or OverflowException or IndexOutOfRangeException)
         {
             throw new LodgeException($"kernel module '{name}' is damaged; remove the cache directory and try again");
         }
@@ -58,6 +58,10 @@ internal sealed record KernelModule(string Name, byte[] Contents, IReadOnlyList<
 
     private static ReadOnlySpan<byte> Section(ReadOnlySpan<byte> elf, ReadOnlySpan<byte> wanted)
     {
+        if (elf.Length < 64 || elf[0] != 0x7F || !elf[1..4].SequenceEqual("ELF"u8))
+        {
+            throw new ArgumentException("not an ELF file");
+        }
         int table = checked((int)BinaryPrimitives.ReadUInt64LittleEndian(elf[40..]));
         int size = BinaryPrimitives.ReadUInt16LittleEndian(elf[58..]);
         int count = BinaryPrimitives.ReadUInt16LittleEndian(elf[60..]);
@@ -76,5 +80,5 @@ internal sealed record KernelModule(string Name, byte[] Contents, IReadOnlyList<
     }
 
     private static ReadOnlySpan<byte> SectionBytes(ReadOnlySpan<byte> elf, int header) =>
-        elf.Slice((int)BinaryPrimitives.ReadUInt64LittleEndian(elf[(header + 24)..]), (int)BinaryPrimitives.ReadUInt64LittleEndian(elf[(header + 32)..]));
+        elf.Slice(checked((int)BinaryPrimitives.ReadUInt64LittleEndian(elf[(header + 24)..])), checked((int)BinaryPrimitives.ReadUInt64LittleEndian(elf[(header + 32)..])));
 }

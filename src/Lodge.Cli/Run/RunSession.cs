@@ -3,11 +3,11 @@ namespace Lodge.Cli.Run;
 /// <summary>One machine in the foreground.</summary>
 internal static class RunSession
 {
+    /// <summary>Runs it to its end.</summary>
+    /// <returns>Exit status of the process.</returns>
     public static int Run(RunOptions options)
     {
-        var files = DefaultSystem.SystemCache.ForUser().Get(DefaultSystem.DebianSystem.Make);
-        System.Console.WriteLine(files);
-        System.Console.WriteLine(options);
-        return 0;
+        RunPlan plan = RunPlan.Create(options);
+        throw new LodgeException($"'{plan.Kernel.Name}' cannot be run: this build has no engine");
     }
 }
