@@ -95,6 +95,9 @@ internal unsafe struct BlockExit
     /// <summary>Leads backwards or to the block itself: polls.</summary>
     public bool Back;
 
+    /// <summary>The fall-through of STI: no interrupt may be taken before the next instruction.</summary>
+    public bool InterruptShadow;
+
     /// <summary>Stays in the page of the block.</summary>
     public bool SamePage;
 

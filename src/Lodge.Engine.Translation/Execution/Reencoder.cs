@@ -50,6 +50,8 @@ internal sealed unsafe class Reencoder
             copy.MemoryDisplSize = 0;
         }
         copy.SegmentPrefix = Register.None;
+        copy.HasXacquirePrefix = false;
+        copy.HasXreleasePrefix = false;
         copy.Code = In64BitCode(copy.Code);
 
         int freeR15 = Host.R15, freeR14 = memory ? -1 : Host.R14;

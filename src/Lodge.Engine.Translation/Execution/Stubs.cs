@@ -34,6 +34,9 @@ internal sealed unsafe class Stubs
     /// <summary>Moves x87 state from the host's registers to memory; callable from C# on the vCPU thread while it is loaded.</summary>
     public readonly delegate* unmanaged[SuppressGCTransition]<void> SaveX87;
 
+    /// <summary>REP MOVS and REP STOS.</summary>
+    public readonly StringStubs Strings;
+
     /// <summary>First address for translated blocks.</summary>
     public readonly byte* End;
 
@@ -164,6 +167,7 @@ internal sealed unsafe class Stubs
         e.JumpTo(Cc.E, exitTail);
         LoadState(e);
         e.Byte(0xC3);
+        Strings = new StringStubs(e);
         e.Align(64);
         End = e.Here;
     }

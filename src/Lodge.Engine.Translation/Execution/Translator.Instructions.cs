@@ -100,6 +100,16 @@ internal sealed unsafe partial class Translator
                 _e.Byte(32);
                 _e.Reg(false, 0x8B, Host.Rax, Host.Rax);
                 return false;
+            case Step.RepeatString:
+                {
+                    NeedPackedFlags();
+                    bool move = i.Op1Kind != OpKind.Register;
+                    _e.Call(_cache.Stubs.Strings.Routine((int)(_mode & 3), i.MemorySize.GetSize(), move));
+                    _e.Reg(false, 0x85, Host.R14, Host.R14);
+                    byte* rest = _e.Jump(Cc.Ne);
+                    _colds.Add(new Cold { Kind = ColdInterpret, From = rest, Back = _e.Here, Value = i.IP, Descriptor = (uint)i.Length });
+                    return false;
+                }
             case Step.InterpretLast:
                 NeedPackedFlags();
                 _e.MovImmediate(Host.R14, i.IP);
@@ -332,6 +342,7 @@ internal sealed unsafe partial class Translator
             Displacement = displacement,
             Flags = _flags == FlagState.Dead ? FlagState.Both : _flags,
             Back = target <= _instructions[_count - 1].IP,
+            InterruptShadow = _steps[_count - 1] == Step.Sti,
             SamePage = ((target ^ _block.Rip) & ~0xFFFUL) == 0 && _block.SecondPage == ulong.MaxValue,
         });
         _colds.Add(new Cold { Kind = ColdExit, From = displacement, Value = (ulong)number, Flags = _flags });

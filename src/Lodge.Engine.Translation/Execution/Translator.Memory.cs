@@ -184,7 +184,7 @@ internal sealed unsafe partial class Translator
                     {
                         ref BlockExit exit = ref System.Runtime.InteropServices.CollectionsMarshal.AsSpan(_cache.Exits)[(int)cold.Value];
                         exit.Cold = _e.Here;
-                        if (exit.SamePage || ((_mode & 1) == 0 && (_vcpu.B->Cr4 & (1UL << 7)) != 0))
+                        if (exit.SamePage || exit.InterruptShadow || ((_mode & 1) == 0 && (_vcpu.B->Cr4 & (1UL << 7)) != 0))
                         {
                             _e.StoreImmediate64(Field.ExitInfo, (int)cold.Value);
                             _e.JumpTo(cold.Flags == FlagState.Host ? _cache.Stubs.ExitHost : _cache.Stubs.ExitPacked);
@@ -210,6 +210,13 @@ internal sealed unsafe partial class Translator
                     _e.Mov(Host.R14, Host.R15);
                     _e.Gs(true, 0x33, Host.R14, (_mode & 1) != 0 ? Field.UserJumpKey : Field.SupervisorJumpKey);
                     _e.JumpTo(_cache.Stubs.IndirectMiss);
+                    break;
+                case ColdInterpret:
+                    _e.MovImmediate(Host.R14, cold.Value);
+                    _e.Store(Host.R14, Field.Rip);
+                    _e.MovImmediate(Host.R15, cold.Descriptor);
+                    _e.Call(_cache.Stubs.Interpret);
+                    _e.JumpTo(cold.Back);
                     break;
                 case ColdSti:
                     _e.MovImmediate(Host.R14, cold.Value);

@@ -62,6 +62,7 @@ internal sealed unsafe partial class Translator
         Cli,
         Sti,
         Rdtsc,
+        RepeatString,
     }
 
     /// <summary>Out-of-line code to be emitted behind the block.</summary>
@@ -78,7 +79,7 @@ internal sealed unsafe partial class Translator
         public FlagState Flags { get; init; }
     }
 
-    private const int ColdAccess = 0, ColdConstantAccess = 1, ColdX87 = 2, ColdExit = 3, ColdPoll = 4, ColdPollHost = 5, ColdIndirect = 6, ColdSti = 7;
+    private const int ColdAccess = 0, ColdConstantAccess = 1, ColdX87 = 2, ColdExit = 3, ColdPoll = 4, ColdPollHost = 5, ColdIndirect = 6, ColdSti = 7, ColdInterpret = 8;
 
     /// <summary>Translates the block whose RIP, mode and physical address are set. False when its first instruction must be interpreted.</summary>
     public bool Translate(Emitter emitter, Block block, byte* hostPage)
@@ -236,6 +237,9 @@ internal sealed unsafe partial class Translator
                 return Step.Cli;
             case Mnemonic.Sti when (_mode & ModeBits.Supervisor) != 0:
                 return Step.Sti;
+            case Mnemonic.Movsb or Mnemonic.Movsw or Mnemonic.Movsd or Mnemonic.Movsq or Mnemonic.Stosb or Mnemonic.Stosw or Mnemonic.Stosd or Mnemonic.Stosq
+                when _is64 && i.HasRepPrefix && IsPlainString(i):
+                return Step.RepeatString;
             case Mnemonic.Rdtsc when (_mode & ModeBits.NoTsc) == 0:
                 return Step.Rdtsc;
         }
@@ -247,6 +251,10 @@ internal sealed unsafe partial class Translator
             || (i.Mnemonic == Mnemonic.Mov && (i.Op0Kind == OpKind.Register && i.Op0Register.IsCR()));
         return ends ? Step.InterpretLast : Step.Interpret;
     }
+
+    // 64-bit addresses, no segment override.
+    private static bool IsPlainString(in Instruction i) =>
+        i.Op0Kind == OpKind.MemoryESRDI && i.Op1Kind is OpKind.MemorySegRSI or OpKind.Register && (i.Op1Kind == OpKind.Register || i.SegmentPrefix is not (Register.FS or Register.GS));
 
     private static bool IsSegmentRegister(in Instruction i) => i.Op0Kind == OpKind.Register && i.Op0Register.IsSegmentRegister();
 

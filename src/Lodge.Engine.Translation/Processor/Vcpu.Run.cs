@@ -331,8 +331,13 @@ internal sealed unsafe partial class Vcpu
                     break;
                 default:
                     uint generation = Blocks.Generation;
+                    bool shadow = Blocks.Exits[code].InterruptShadow;
                     B->Rip = Blocks.Exits[code].Target;
-                    if (B->ExitRequest != 0)
+                    if (shadow)
+                    {
+                        B->InterruptShadow = 1; // what follows STI runs before any interrupt is taken
+                    }
+                    else if (B->ExitRequest != 0)
                     {
                         return;
                     }
@@ -344,6 +349,10 @@ internal sealed unsafe partial class Vcpu
                     if (generation == Blocks.Generation)
                     {
                         Blocks.Link(code, block);
+                    }
+                    if (shadow)
+                    {
+                        return;
                     }
                     break;
             }
@@ -431,8 +440,8 @@ internal sealed unsafe partial class Vcpu
         {
             ulong expected = block->Rip + length;
             uint mode = block->Mode, fetch = vcpu.FetchVersion, generation = vcpu.Blocks.Generation;
-            block->ExitInfo = unchecked((ulong)(long)ExitCode.Resume);
             vcpu.InterpretOne();
+            block->ExitInfo = unchecked((ulong)(long)ExitCode.Resume);
             return block->Rip == expected && block->Mode == mode && vcpu.FetchVersion == fetch && vcpu.Blocks.Generation == generation && block->Activity == 0
                 && block->InterruptShadow == 0 && block->ExitRequest == 0
                 && (block->InterruptPending == 0 || (block->SystemFlags & 0x200) == 0) && vcpu._failure is null ? 1UL : 0;
@@ -463,7 +472,7 @@ internal sealed unsafe partial class Vcpu
         InitializeRegisters();
         TlbFlushAll(true);
         UpdateMode();
-        B->Activity = (uint)(B->Index == 0 && Number == 0 ? ActivityState.Active : ActivityState.WaitForSipi);
+        B->Activity = (uint)(Number == 0 ? ActivityState.Active : ActivityState.WaitForSipi);
     }
 
     private void StartUp(byte page)
