@@ -60,7 +60,7 @@ internal static class InstructionKinds
             case Mnemonic.Push or Mnemonic.Pop or Mnemonic.Leave or Mnemonic.Call or Mnemonic.Ret or Mnemonic.Jmp or Mnemonic.Cli or Mnemonic.Sti
                 or Mnemonic.Pushfq or Mnemonic.Rdtsc or Mnemonic.Cld:
                 return InstructionKind.Flow;
-            case Mnemonic.Fnsave or Mnemonic.Fxsave or Mnemonic.Fxsave64 or Mnemonic.Fxrstor or Mnemonic.Fxrstor64 or Mnemonic.Ldmxcsr or Mnemonic.Stmxcsr
+            case Mnemonic.Fxsave or Mnemonic.Fxsave64 or Mnemonic.Fxrstor or Mnemonic.Fxrstor64 or Mnemonic.Ldmxcsr or Mnemonic.Stmxcsr
                 or Mnemonic.Vldmxcsr or Mnemonic.Vstmxcsr or Mnemonic.Rdrand or Mnemonic.Rdseed or Mnemonic.Clflush or Mnemonic.Clflushopt or Mnemonic.Clwb
                 or Mnemonic.Maskmovq or Mnemonic.Maskmovdqu or Mnemonic.Vmaskmovdqu or Mnemonic.Vmaskmovps or Mnemonic.Vmaskmovpd or Mnemonic.Vpmaskmovd
                 or Mnemonic.Vpmaskmovq or Mnemonic.Xlatb or Mnemonic.Lahf or Mnemonic.Sahf or Mnemonic.Salc or Mnemonic.Daa or Mnemonic.Das or Mnemonic.Aaa

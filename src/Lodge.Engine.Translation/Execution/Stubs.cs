@@ -84,9 +84,7 @@ internal sealed unsafe class Stubs
         byte* noX87 = e.Jump(Cc.E);
         e.MovImmediate(Host.Rax, 1);
         e.Reg(false, 0x33, Host.Rdx, Host.Rdx);
-        e.Gs(true, 0x0FAE, 4, Field.ExtendedState); // xsave64
-        e.Byte(0xDB);
-        e.Byte(0xE3); // fninit
+        SaveX87Registers(e);
         e.StoreImmediate32(Field.X87Loaded, 0);
         e.Bind(noX87);
         e.Load(Host.Rsp, Field.HostRsp);
@@ -134,9 +132,7 @@ internal sealed unsafe class Stubs
         SaveX87 = (delegate* unmanaged[SuppressGCTransition]<void>)e.Here;
         e.MovImmediate(Host.Rax, 1);
         e.Reg(false, 0x33, Host.Rdx, Host.Rdx);
-        e.Gs(true, 0x0FAE, 4, Field.ExtendedState); // xsave64
-        e.Byte(0xDB);
-        e.Byte(0xE3);
+        SaveX87Registers(e);
         e.StoreImmediate32(Field.X87Loaded, 0);
         e.Byte(0xC3);
 
@@ -215,6 +211,16 @@ internal sealed unsafe class Stubs
         {
             e.Mov(Host.Rax, Host.R14);
         }
+    }
+
+    // XSAVE64 of x87 alone (EAX = 1, EDX = 0), then a clean unit for the host. The instruction and data pointers are addresses of this process: not for the guest.
+    private static void SaveX87Registers(Emitter e)
+    {
+        e.Gs(true, 0x0FAE, 4, Field.ExtendedState);
+        e.Byte(0xDB);
+        e.Byte(0xE3); // fninit
+        e.StoreImmediate64(Field.ExtendedState + 8, 0);
+        e.StoreImmediate64(Field.ExtendedState + 16, 0);
     }
 
     private static void SaveState(Emitter e)

@@ -208,7 +208,7 @@ internal sealed unsafe partial class Translator
             case InstructionKind.Lea:
                 return SegmentsFlat(i) || i.MemoryBase.GetSize() == 4 || i.MemoryIndex.GetSize() == 4 ? Step.Lea : Step.Interpret;
             case InstructionKind.Copy or InstructionKind.CopyX87:
-                if (!Available(i) || !SegmentsFlat(i))
+                if (!Available(i) || !SegmentsFlat(i) || i.Mnemonic is Mnemonic.Fnstenv or Mnemonic.Fnsave or Mnemonic.Wait)
                 {
                     return Step.Interpret;
                 }
@@ -264,7 +264,7 @@ internal sealed unsafe partial class Translator
 
     private bool Available(in Instruction i) => _vcpu.ClassOf(i) switch
     {
-        AvailabilityClass.Always => true,
+        AvailabilityClass.Always or AvailabilityClass.VexGeneral => true,
         AvailabilityClass.X87 or AvailabilityClass.Mmx => (_mode & ModeBits.NoX87) == 0,
         AvailabilityClass.Sse => (_mode & ModeBits.NoSse) == 0,
         AvailabilityClass.Avx => (_mode & ModeBits.NoAvx) == 0,

@@ -168,6 +168,7 @@ internal sealed unsafe partial class Vcpu
             if (translation.Host != null)
             {
                 RunThunk(instruction, translation.Host, x87, bitString);
+                HideHostPointers(instruction, translation.Host);
                 NoteDataAccess(linear, size, write);
                 if (write)
                 {
@@ -188,9 +189,20 @@ internal sealed unsafe partial class Vcpu
             ReadLinear(linear, data, user);
         }
         RunThunk(instruction, bounce, x87, bitString);
+        HideHostPointers(instruction, bounce);
         if (write)
         {
             WriteLinear(linear, data, user);
+        }
+    }
+
+    // FNSTENV and FNSAVE store the x87 unit's last instruction and data pointers, which are addresses of this process here.
+    private static void HideHostPointers(in Instruction instruction, byte* image)
+    {
+        if (instruction.Mnemonic is Mnemonic.Fnstenv or Mnemonic.Fnsave)
+        {
+            bool narrow = instruction.MemorySize is MemorySize.FpuEnv14 or MemorySize.FpuState94;
+            new Span<byte>(image + (narrow ? 6 : 12), narrow ? 8 : 16).Clear();
         }
     }
 

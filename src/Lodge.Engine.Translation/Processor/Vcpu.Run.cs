@@ -223,18 +223,21 @@ internal sealed unsafe partial class Vcpu
     {
         B->InterruptShadow = 0;
         bool trace = (B->SystemFlags & 0x100) != 0;
+        ulong resume = B->SystemFlags & ResumeFlag;
         try
         {
             if (CheckDebugBeforeInstruction())
             {
                 return true;
             }
+            B->SystemFlags &= ~ResumeFlag; // lasts one instruction; IRET may set it anew
             ExecuteOne();
-            B->SystemFlags &= ~(1UL << 16); // RF
         }
         catch (GuestFault fault)
         {
             Faults++;
+            PendingDebug = 0;
+            B->SystemFlags |= resume;
             return Deliver(fault.Vector, fault.ErrorCode, fault.Address);
         }
         ulong pending = PendingDebug | (trace ? 1UL << 14 : 0);
@@ -247,6 +250,8 @@ internal sealed unsafe partial class Vcpu
         CheckDebugAfterInstruction();
         return true;
     }
+
+    private const ulong ResumeFlag = 1UL << 16;
 
     private bool Deliver(Vector vector, uint? errorCode, ulong address)
     {
@@ -407,17 +412,23 @@ internal sealed unsafe partial class Vcpu
         {
             return LeaveFor(ExitCode.Interpret, returnAddress);
         }
-        bool writable = (entry->Flags & SecondLevelFlags.Write) != 0;
-        if (writable && (Volatile.Read(ref Memory.PageFlagArray[(entry->Host - Memory.HostBase) >> 12]) & 1) != 0)
+        if (write && HoldsCode(entry) && Partition.Code.Hits(entry->Physical | (linear & 0xFFF), size))
         {
-            if (write && Partition.Code.Hits(entry->Physical | (linear & 0xFFF), size))
-            {
-                return LeaveFor(ExitCode.Interpret, returnAddress);
-            }
-            writable = false;
+            return LeaveFor(ExitCode.Interpret, returnAddress);
         }
-        TlbEnter(linear, entry, mode, writable);
+        EnterFirstLevel(linear, entry, mode);
         return (ulong)entry->Host + (linear & 0xFFF);
+    }
+
+    private bool HoldsCode(SecondLevelEntry* entry) => (Volatile.Read(ref Memory.PageFlagArray[(entry->Host - Memory.HostBase) >> 12]) & 1) != 0;
+
+    // Pages that are watched, or hold code, keep going through the slow path (for stores).
+    private void EnterFirstLevel(ulong linear, SecondLevelEntry* entry, int mode)
+    {
+        if (!Watched(linear & ~0xFFFUL))
+        {
+            TlbEnter(linear, entry, mode, (entry->Flags & SecondLevelFlags.Write) != 0 && !HoldsCode(entry));
+        }
     }
 
     private ulong LeaveFor(int code, ulong returnAddress)

@@ -99,12 +99,18 @@ internal sealed unsafe partial class Vcpu
         }
         ulong fit = s.Backward ? (inPage / size) + 1 : (PageSize - inPage) / size;
         range.Count = Math.Min(count, fit);
-        if (range.Count == 0 || !TryWalk(linear, access, UserMode, out PageTranslation page, out _) || page.Host == null)
+        if (range.Count == 0)
         {
             return false;
         }
-        range.Host = page.Host;
-        range.Physical = page.Physical;
+        SecondLevelEntry* entry = TlbLookup(linear, access, TlbMode);
+        if (entry == null || entry->Host == null)
+        {
+            return false;
+        }
+        EnterFirstLevel(linear, entry, TlbMode); // the next one runs as emitted code
+        range.Host = entry->Host + inPage;
+        range.Physical = entry->Physical + inPage;
         return true;
     }
 
