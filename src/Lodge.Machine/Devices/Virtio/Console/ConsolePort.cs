@@ -19,7 +19,8 @@ public sealed class ConsolePort : ICharacterReceiver
     private int _count;
     private bool _refused;      // the host side waits for InputReady
     private int _pending;
-    private volatile bool _connected = true;
+    private bool _connected = true;
+    private bool _closing;      // closed by the host side, to be told when the guest has all input
     private volatile bool _blocked;
     private int _size;          // columns in the high half, rows in the low
 
@@ -66,7 +67,17 @@ public sealed class ConsolePort : ICharacterReceiver
         set => _blocked = value;
     }
 
-    internal bool Connected => _connected;
+    /// <summary>What the guest is told: after the host side has closed, the port stays open until the guest has all input, so that none is lost.</summary>
+    internal bool Connected
+    {
+        get
+        {
+            lock (_gate)
+            {
+                return _connected || _count != 0;
+            }
+        }
+    }
 
     internal ushort Columns => (ushort)(Volatile.Read(ref _size) >> 16);
 
@@ -123,8 +134,14 @@ public sealed class ConsolePort : ICharacterReceiver
     /// <inheritdoc/>
     public void SetConnected(bool connected)
     {
-        _connected = connected;
-        if (Ready)
+        bool tell;
+        lock (_gate)
+        {
+            _connected = connected;
+            _closing = !connected && _count != 0;
+            tell = !_closing;
+        }
+        if (tell && Ready)
         {
             Request(PendingMessages.Open);
         }
@@ -163,6 +180,17 @@ public sealed class ConsolePort : ICharacterReceiver
                 _count -= step;
             }
             return _count;
+        }
+    }
+
+    /// <summary>Whether the guest has all input of a host side that closed before; asked once.</summary>
+    internal bool TakeClosing()
+    {
+        lock (_gate)
+        {
+            bool tell = _closing && _count == 0;
+            _closing &= !tell;
+            return tell;
         }
     }
 

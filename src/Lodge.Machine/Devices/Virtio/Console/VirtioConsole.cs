@@ -264,6 +264,10 @@ public sealed class VirtioConsole : VirtioDevice
                 queue.Complete(chain);
             }
             Notify(queue);
+            if (port.TakeClosing())
+            {
+                port.Request(PendingMessages.Open);
+            }
         }
         if (port.TakeRefused())
         {

@@ -59,7 +59,7 @@ internal enum PendingMessages : byte
     Add = 1,
     Console = 2,
     Resize = 4,
-    Name = 8,
-    Open = 16,
+    Open = 8,       // before the name: who finds a port by its name may rely on it being open
+    Name = 16,
     All = Add | Console | Resize | Name | Open,
 }
