@@ -46,7 +46,7 @@ pipe)
     stdout_copier=$!
     cat </run/stderr >"$errors" 3>&- &
     stderr_copier=$!
-    sh /lodge/command </run/stdin >/run/stdout 2>/run/stderr 3>&-
+    (exec sh /lodge/command </run/stdin >/run/stdout 2>/run/stderr 3>&-)
     status=$?
     # What the command left running ends with it, so that the copiers see the end of the streams.
     for process in /proc/[0-9]*; do
@@ -62,12 +62,12 @@ pipe)
     printf %s "$mark" >"$errors"
     ;;
 terminal)
-    setsid -c sh /lodge/command </dev/hvc0 >/dev/hvc0 2>&1 3>&-
+    (exec setsid -c sh /lodge/command </dev/hvc0 >/dev/hvc0 2>&1 3>&-)
     status=$?
     ;;
 *)
     cd /root
-    setsid -c sh -l </dev/hvc0 >/dev/hvc0 2>&1 3>&-
+    (exec setsid -c sh -l </dev/hvc0 >/dev/hvc0 2>&1 3>&-)
     status=$?
     ;;
 esac
