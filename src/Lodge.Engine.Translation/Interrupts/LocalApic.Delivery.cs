@@ -178,6 +178,7 @@ internal sealed partial class LocalApic
         {
             return false;
         }
+        _paravirtualEoi = 0;
         _paravirtualEoiPending = false;
         ResetRegisters();
         return true;

@@ -8,15 +8,23 @@ internal sealed unsafe partial class LocalApic
     private ulong _paravirtualEoi;
     private bool _paravirtualEoiPending;
 
-    /// <summary>MSR 0x4b564d04: bit 0 enables, the rest is the physical address of a naturally aligned 32-bit word. vCPU thread.</summary>
-    internal void SetPvEoi(ulong value)
+    /// <summary>MSR_KVM_EOI_EN as last written.</summary>
+    internal ulong ParavirtualEoi => _paravirtualEoi;
+
+    /// <summary>MSR 0x4b564d04: bit 0 enables, the rest is the physical address of a naturally aligned 32-bit word. False: reserved bit set. vCPU thread.</summary>
+    internal bool TrySetPvEoi(ulong value)
     {
+        if ((value & 2) != 0)
+        {
+            return false;
+        }
         CompleteParavirtualEoi();
         _paravirtualEoi = value;
+        return true;
     }
 
     private uint* ParavirtualEoiWord =>
-        (_paravirtualEoi & ParavirtualEoiEnable) == 0 || (_paravirtualEoi & 2) != 0 ? null : (uint*)_vcpu.Memory.Pointer(_paravirtualEoi & ~3UL, 4);
+        (_paravirtualEoi & ParavirtualEoiEnable) == 0 ? null : (uint*)_vcpu.Memory.Pointer(_paravirtualEoi & ~3UL, 4);
 
     // Only when no broadcast is due and nothing waits for the end of this interrupt.
     private void OfferParavirtualEoi(byte vector)

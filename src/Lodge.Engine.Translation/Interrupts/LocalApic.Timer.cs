@@ -184,7 +184,8 @@ internal sealed partial class LocalApic
     // Nanoseconds, rounded up so that the timer never fires before the guest's own clock says so.
     private long TimeUntil(ulong deadline)
     {
-        ulong tsc = _vcpu.ReadTsc();
+        // While the machine stands its TSC stands too, though the host's goes on.
+        ulong tsc = _timers.Clock.Running ? _vcpu.ReadTsc() : _vcpu.TimestampWhileStopped();
         if (deadline <= tsc)
         {
             return 0;

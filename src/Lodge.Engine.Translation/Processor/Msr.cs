@@ -16,5 +16,5 @@ internal static class Msr
 
     public const uint AmdSyscfg = 0xC001_0010, AmdHwcr = 0xC001_0015, AmdNbCfg = 0xC001_001F, AmdDeCfg = 0xC001_1029;
 
-    public const uint KvmWallClock = 0x11, KvmSystemTime = 0x12, KvmWallClockNew = 0x4B56_4D00, KvmSystemTimeNew = 0x4B56_4D01;
+    public const uint KvmWallClock = 0x11, KvmSystemTime = 0x12, KvmWallClockNew = 0x4B56_4D00, KvmSystemTimeNew = 0x4B56_4D01, KvmEoiEnable = 0x4B56_4D04;
 }

@@ -19,7 +19,7 @@ internal sealed unsafe partial class Vcpu
     private static readonly uint[] s_savedMsrs =
     [
         Msr.Tsc, Msr.TscAdjust, Msr.SpecCtrl, Msr.SysenterCs, Msr.SysenterEsp, Msr.SysenterEip, Msr.McgStatus, Msr.MiscEnable, Msr.Pat, Msr.MtrrDefType, Msr.Efer, Msr.Star, Msr.Lstar,
-        Msr.Cstar, Msr.Fmask, Msr.KernelGsBase, Msr.TscAux, Msr.KvmWallClockNew, Msr.KvmSystemTimeNew,
+        Msr.Cstar, Msr.Fmask, Msr.KernelGsBase, Msr.TscAux, Msr.KvmWallClockNew, Msr.KvmSystemTimeNew, Msr.KvmEoiEnable,
         .. Enumerable.Range((int)Msr.MtrrPhysBase0, 16).Select(i => (uint)i), .. FixedMtrrs(),
     ];
 
@@ -100,6 +100,7 @@ internal sealed unsafe partial class Vcpu
             Msr.TscAux => B->TscAux,
             Msr.KvmWallClock or Msr.KvmWallClockNew => _wallClockMsr,
             Msr.KvmSystemTime or Msr.KvmSystemTimeNew => _systemTimeMsr,
+            Msr.KvmEoiEnable => Apic.ParavirtualEoi,
             _ => null,
         };
         value = found ?? 0;
@@ -180,6 +181,8 @@ internal sealed unsafe partial class Vcpu
             case Msr.KvmSystemTime or Msr.KvmSystemTimeNew:
                 WriteSystemTimeMsr(value);
                 return true;
+            case Msr.KvmEoiEnable:
+                return Apic.TrySetPvEoi(value);
             case >= Msr.AmdSyscfg and <= Msr.AmdDeCfg when Model.IsAmd:
                 return TryWriteAmdMsr(index, value);
         }

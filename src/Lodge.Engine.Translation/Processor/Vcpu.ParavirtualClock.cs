@@ -38,7 +38,11 @@ internal sealed unsafe partial class Vcpu
         UpdateSystemTime();
     }
 
-    private void TimestampChanged() => UpdateSystemTime();
+    private void TimestampChanged()
+    {
+        UpdateSystemTime();
+        Apic.TimestampChanged();
+    }
 
     /// <summary>Rewrites the guest's pvclock_vcpu_time_info after the relation of TSC and machine time changed. Only while this processor does not run guest code.</summary>
     internal void UpdateSystemTime()
@@ -67,11 +71,14 @@ internal sealed unsafe partial class Vcpu
         Memory.TryWrite(address, _systemTimeVersion);
     }
 
+    /// <summary>Guest TSC of a machine whose clock stands.</summary>
+    internal ulong TimestampWhileStopped() => Partition.MachineTimestamp() + B->TscOffset;
+
     /// <summary>The host's counter went on by <paramref name="ticks"/> while the machine stood still.</summary>
     internal void ShiftTimestamp(ulong ticks)
     {
         B->TscOffset -= ticks;
-        UpdateSystemTime();
+        TimestampChanged();
     }
 
     /// <summary>Factor of nanoseconds per tick as pvclock has it: ns = ((ticks shifted left by shift) * multiplier) >> 32.</summary>

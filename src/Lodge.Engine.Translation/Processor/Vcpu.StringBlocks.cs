@@ -99,7 +99,7 @@ internal sealed unsafe partial class Vcpu
         }
         ulong fit = s.Backward ? (inPage / size) + 1 : (PageSize - inPage) / size;
         range.Count = Math.Min(count, fit);
-        if (range.Count == 0)
+        if (range.Count == 0 || Watched(linear - inPage))
         {
             return false;
         }

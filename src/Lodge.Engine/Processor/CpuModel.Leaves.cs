@@ -7,8 +7,8 @@ public sealed partial class CpuModel
 {
     private const uint HighestBasic = 0x1F, HighestHypervisor = 0x4000_0010;
 
-    // KVM_FEATURE_CLOCKSOURCE, NOP_IO_DELAY, CLOCKSOURCE2, CLOCKSOURCE_STABLE_BIT.
-    private const uint KvmFeatures = 1u << 0 | 1u << 1 | 1u << 3 | 1u << 24;
+    // KVM_FEATURE_CLOCKSOURCE, NOP_IO_DELAY, CLOCKSOURCE2, PV_EOI, CLOCKSOURCE_STABLE_BIT.
+    private const uint KvmFeatures = 1u << 0 | 1u << 1 | 1u << 3 | 1u << 6 | 1u << 24;
 
     private CpuidResult _hostVendor, _hostIdentity;
 
