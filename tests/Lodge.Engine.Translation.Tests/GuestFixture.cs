@@ -1,4 +1,3 @@
-using System.Runtime.CompilerServices;
 using System.Runtime.InteropServices;
 using Iced.Intel;
 using Lodge.Engine.Memory;
@@ -20,11 +19,13 @@ internal sealed unsafe class GuestFixture : IMachineBus, IDisposable
         NativeMemory.Clear(_block, (nuint)sizeof(ProcessorBlock));
         Memory = new GuestMemory(memory);
         Partition.Options = new PartitionOptions(1, CpuModel.Create(model, 1), Memory, this, new MachineClock());
-        var apic = (LocalApic)RuntimeHelpers.GetUninitializedObject(typeof(LocalApic));
-        apic.MemoryBase = ulong.MaxValue;
-        Vcpu = new Vcpu(Partition, (ProcessorBlock*)_block) { Apic = apic };
+        Partition.Timers = _timers = new TimerService(Partition.Options.Clock);
+        Vcpu = new Vcpu(Partition, (ProcessorBlock*)_block);
         Partition.Vcpus = [Vcpu];
+        Vcpu.Apic = new LocalApic(Vcpu, Partition, _timers) { MemoryBase = ulong.MaxValue };
     }
+
+    private readonly TimerService _timers;
 
     public TranslationPartition Partition { get; } = new();
 
@@ -119,6 +120,7 @@ internal sealed unsafe class GuestFixture : IMachineBus, IDisposable
 
     public void Dispose()
     {
+        _timers.Dispose();
         Memory.Dispose();
         NativeMemory.AlignedFree(_block);
     }
