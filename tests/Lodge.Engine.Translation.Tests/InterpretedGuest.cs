@@ -10,6 +10,8 @@ internal sealed unsafe class InterpretedGuest : IDisposable
 {
     public const ulong Code = FlatGuest.CodeBase, Data = FlatGuest.DataBase, Stack = FlatGuest.StackTop;
 
+    public InterpretedGuest() => Vcpu.B->ExitRequest = 0;
+
     public FlatGuest Machine { get; } = new();
 
     public Vcpu Vcpu => Machine.Processor;
