@@ -218,6 +218,9 @@ internal sealed class VirtioGuestDriver
     public GuestRing SetUpQueue(int index, ushort size, bool msix = false)
     {
         var ring = new GuestRing(_machine, this, index, size, Allocate(16UL * size), Allocate(6 + (2UL * size)), Allocate(6 + (8UL * size)));
+        _machine.Memory.TryWrite(ring.Descriptors, new byte[16 * size]);
+        _machine.Memory.TryWrite(ring.Available, new byte[6 + (2 * size)]);
+        _machine.Memory.TryWrite(ring.Used, new byte[6 + (8 * size)]);
         Set(CommonRegister.QueueSelect, 2, (uint)index);
         Set(CommonRegister.QueueSize, 2, size);
         Set64(CommonRegister.QueueDescLow, ring.Descriptors);
