@@ -23,5 +23,12 @@ internal static class EferBits
 /// <summary>Bits of RFLAGS that the system chapters use.</summary>
 internal static class FlagBits
 {
-    public const ulong Trap = 1 << 8, Interrupt = 1 << 9, Iopl = 3 << 12, NestedTask = 1 << 14, Resume = 1 << 16, Virtual8086 = 1 << 17, AlignmentCheck = 1 << 18;
+    public const ulong Trap = 1 << 8, Interrupt = 1 << 9, Iopl = 3 << 12, NestedTask = 1 << 14, Resume = 1 << 16, Virtual8086 = 1 << 17, AlignmentCheck = 1 << 18,
+        Direction = 1 << 10, VirtualInterrupt = 1 << 19, VirtualInterruptPending = 1 << 20, Identification = 1 << 21;
+
+    /// <summary>CF PF AF ZF SF OF.</summary>
+    public const ulong Arithmetic = 0x8D5;
+
+    /// <summary>Every bit that is not reserved.</summary>
+    public const ulong All = 0x3F7FD5;
 }

@@ -16,7 +16,7 @@ internal sealed unsafe partial class Vcpu
         {
             GuestFault.InvalidOpcode();
         }
-        ulong flags = Rflags & ~FlagMask.Resume;
+        ulong flags = Rflags & ~FlagBits.Resume;
         B->Gpr[1] = returnRip;
         ulong target;
         uint code = FlatCode64;
@@ -28,7 +28,7 @@ internal sealed unsafe partial class Vcpu
         }
         else
         {
-            flags &= ~(FlagMask.Interrupt | FlagMask.Virtual8086);
+            flags &= ~(FlagBits.Interrupt | FlagBits.Virtual8086);
             target = (uint)B->Star;
             code = FlatCode32;
         }
@@ -53,7 +53,7 @@ internal sealed unsafe partial class Vcpu
         {
             GuestFault.GeneralProtection();
         }
-        Rflags = LongModeActive ? (B->Gpr[11] & 0x3C7FD7) | 2 : Rflags | FlagMask.Interrupt;
+        Rflags = LongModeActive ? (B->Gpr[11] & 0x3C7FD7) | 2 : Rflags | FlagBits.Interrupt;
         ushort selector = (ushort)(B->Star >> 48);
         SetFlat(Seg.Cs, (ushort)((wide ? selector + 16 : selector) | 3), (wide ? FlatCode64 : FlatCode32) | UserDpl);
         SetFlat(Seg.Ss, (ushort)((selector + 8) | 3), FlatData | UserDpl);
@@ -72,7 +72,7 @@ internal sealed unsafe partial class Vcpu
             GuestFault.GeneralProtection();
         }
         bool wide = LongModeActive;
-        Rflags &= ~(FlagMask.Virtual8086 | FlagMask.Interrupt | FlagMask.Resume);
+        Rflags &= ~(FlagBits.Virtual8086 | FlagBits.Interrupt | FlagBits.Resume);
         ushort selector = (ushort)(B->SysenterCs & 0xFFFC);
         SetFlat(Seg.Cs, selector, wide ? FlatCode64 : FlatCode32);
         SetFlat(Seg.Ss, (ushort)(selector + 8), FlatData);

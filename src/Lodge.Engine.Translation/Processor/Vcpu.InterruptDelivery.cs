@@ -87,17 +87,17 @@ internal sealed unsafe partial class Vcpu
     /// INT n, INT3, INTO and INT1: the return address is B->NextRip, which becomes the handler. No #DF: a fault here is the instruction's own.
     /// </summary>
     /// <exception cref="GuestFault">#GP, #NP, #SS, #TS, #PF.</exception>
-    internal void DeliverSoftwareInterrupt(byte vector) => InvokeHandler(vector, EventSource.Software, null, B->NextRip, Rflags & ~FlagMask.Resume);
+    internal void DeliverSoftwareInterrupt(byte vector) => InvokeHandler(vector, EventSource.Software, null, B->NextRip, Rflags & ~FlagBits.Resume);
 
     /// <summary>INT3 and INTO.</summary>
-    internal void DeliverSoftwareTrap(Vector vector) => InvokeHandler((byte)vector, EventSource.SoftwareTrap, null, B->NextRip, Rflags & ~FlagMask.Resume);
+    internal void DeliverSoftwareTrap(Vector vector) => InvokeHandler((byte)vector, EventSource.SoftwareTrap, null, B->NextRip, Rflags & ~FlagBits.Resume);
 
     /// <summary>INT1 (ICEBP).</summary>
     internal void DeliverPrivilegedSoftwareException()
     {
         try
         {
-            InvokeHandler((byte)Vector.Debug, EventSource.PrivilegedSoftware, null, B->NextRip, Rflags & ~FlagMask.Resume);
+            InvokeHandler((byte)Vector.Debug, EventSource.PrivilegedSoftware, null, B->NextRip, Rflags & ~FlagBits.Resume);
         }
         catch (GuestFault fault)
         {
@@ -112,15 +112,15 @@ internal sealed unsafe partial class Vcpu
         {
             case Vector.PageFault:
                 B->Cr2 = address;
-                return flags | FlagMask.Resume;
+                return flags | FlagBits.Resume;
             case Vector.Debug:
                 B->Dr6 = (B->Dr6 & ~0xFUL) | (address & 0xE00F);
                 B->Dr7 &= ~(1UL << 13);
-                return (address & DebugDetect) != 0 ? flags | FlagMask.Resume : flags;
+                return (address & DebugDetect) != 0 ? flags | FlagBits.Resume : flags;
             case Vector.Breakpoint or Vector.Overflow or Vector.MachineCheck:
                 return flags;
             default:
-                return flags | FlagMask.Resume;
+                return flags | FlagBits.Resume;
         }
     }
 
@@ -211,12 +211,12 @@ internal sealed unsafe partial class Vcpu
         {
             *Segment(Seg.Ss) = stack.Segment;
         }
-        Rflags = HandlerFlags(B->SystemFlags | (Rflags & FlagMask.Arithmetic), type == 14);
+        Rflags = HandlerFlags(B->SystemFlags | (Rflags & FlagBits.Arithmetic), type == 14);
         CommitCode(code, cpl, handler);
     }
 
     private static ulong HandlerFlags(ulong flags, bool interruptGate) =>
-        flags & ~(FlagMask.Trap | FlagMask.NestedTask | FlagMask.Resume | FlagMask.Virtual8086 | (interruptGate ? FlagMask.Interrupt : 0));
+        flags & ~(FlagBits.Trap | FlagBits.NestedTask | FlagBits.Resume | FlagBits.Virtual8086 | (interruptGate ? FlagBits.Interrupt : 0));
 
     // Privilege of software, then presence.
     private void CheckGate(ulong gate, EventSource source, uint gateError)
@@ -248,7 +248,7 @@ internal sealed unsafe partial class Vcpu
     private void InvokeProtectedHandler(byte vector, EventSource source, uint? errorCode, ulong returnRip, ulong flags)
     {
         bool virtual8086 = Virtual8086;
-        if (virtual8086 && source == EventSource.Software && (B->SystemFlags & FlagMask.Iopl) != FlagMask.Iopl)
+        if (virtual8086 && source == EventSource.Software && (B->SystemFlags & FlagBits.Iopl) != FlagBits.Iopl)
         {
             GuestFault.GeneralProtection();
         }
@@ -330,7 +330,7 @@ internal sealed unsafe partial class Vcpu
         }
         var entry = (uint)ReadLinear(TableAddress(B->IdtrBase, at), 4, false);
         InvokeInterruptVector(entry, returnRip, flags);
-        Rflags &= ~(FlagMask.Interrupt | FlagMask.Trap | FlagMask.AlignmentCheck | FlagMask.Resume);
+        Rflags &= ~(FlagBits.Interrupt | FlagBits.Trap | FlagBits.AlignmentCheck | FlagBits.Resume);
         UpdateMode();
     }
 
@@ -360,13 +360,13 @@ internal sealed unsafe partial class Vcpu
         }
         // The vector table is at linear address 0 of the task, read with its own rights.
         var entry = (uint)ReadLinear(vector * 4u, 4, true);
-        bool trusted = (flags & FlagMask.Iopl) == FlagMask.Iopl;
+        bool trusted = (flags & FlagBits.Iopl) == FlagBits.Iopl;
         if (!trusted)
         {
-            flags = (flags & ~FlagMask.Interrupt) | FlagMask.Iopl | ((flags & FlagMask.VirtualInterrupt) != 0 ? FlagMask.Interrupt : 0);
+            flags = (flags & ~FlagBits.Interrupt) | FlagBits.Iopl | ((flags & FlagBits.VirtualInterrupt) != 0 ? FlagBits.Interrupt : 0);
         }
         InvokeInterruptVector(entry, returnRip, flags);
-        Rflags &= ~(FlagMask.Trap | FlagMask.NestedTask | FlagMask.Resume | (trusted ? FlagMask.Interrupt : FlagMask.VirtualInterrupt));
+        Rflags &= ~(FlagBits.Trap | FlagBits.NestedTask | FlagBits.Resume | (trusted ? FlagBits.Interrupt : FlagBits.VirtualInterrupt));
         UpdateMode();
         return true;
     }

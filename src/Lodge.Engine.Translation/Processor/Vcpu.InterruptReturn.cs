@@ -15,20 +15,20 @@ internal sealed unsafe partial class Vcpu
             ulong flags = PopFrom(ref stack, size);
             JumpRealMode(selector, rip);
             CommitStackPointer(stack);
-            LoadFlags(flags, size == 2 ? FlagMask.All & 0xFFFF : 0x257FD5);
+            LoadFlags(flags, size == 2 ? FlagBits.All & 0xFFFF : 0x257FD5);
         }
         else if (Virtual8086)
         {
             ReturnInVirtual8086(size);
         }
-        else if ((B->SystemFlags & FlagMask.NestedTask) != 0)
+        else if ((B->SystemFlags & FlagBits.NestedTask) != 0)
         {
             if (LongModeActive)
             {
                 GuestFault.GeneralProtection();
             }
             var selector = (ushort)ReadLinear(TableAddress(B->Tr.Base, 0), 2, false);
-            SwitchTask(selector, TaskSwitchCause.Return, B->NextRip, Rflags & ~FlagMask.NestedTask, null);
+            SwitchTask(selector, TaskSwitchCause.Return, B->NextRip, Rflags & ~FlagBits.NestedTask, null);
         }
         else
         {
@@ -44,7 +44,7 @@ internal sealed unsafe partial class Vcpu
 
     private void ReturnInVirtual8086(int size)
     {
-        bool extended = (B->SystemFlags & FlagMask.Iopl) != FlagMask.Iopl;
+        bool extended = (B->SystemFlags & FlagBits.Iopl) != FlagBits.Iopl;
         if (extended && ((B->Cr4 & 1) == 0 || size != 2))
         {
             GuestFault.GeneralProtection();
@@ -54,21 +54,21 @@ internal sealed unsafe partial class Vcpu
         var selector = (ushort)PopFrom(ref stack, size);
         ulong flags = PopFrom(ref stack, size);
         // IOPL, VM, VIF and VIP stay.
-        ulong mask = (size == 2 ? 0xFFFF : FlagMask.All) & ~(FlagMask.Iopl | FlagMask.Virtual8086 | FlagMask.VirtualInterrupt | FlagMask.VirtualInterruptPending);
+        ulong mask = (size == 2 ? 0xFFFF : FlagBits.All) & ~(FlagBits.Iopl | FlagBits.Virtual8086 | FlagBits.VirtualInterrupt | FlagBits.VirtualInterruptPending);
         if (extended)
         {
             // CR4.VME: the program's IF is VIF.
-            bool enables = (flags & FlagMask.Interrupt) != 0;
-            if ((flags & FlagMask.Trap) != 0 || (enables && (B->SystemFlags & FlagMask.VirtualInterruptPending) != 0))
+            bool enables = (flags & FlagBits.Interrupt) != 0;
+            if ((flags & FlagBits.Trap) != 0 || (enables && (B->SystemFlags & FlagBits.VirtualInterruptPending) != 0))
             {
                 GuestFault.GeneralProtection();
             }
-            flags = (flags & ~FlagMask.VirtualInterrupt) | (enables ? FlagMask.VirtualInterrupt : 0);
-            mask = (mask & ~FlagMask.Interrupt) | FlagMask.VirtualInterrupt;
+            flags = (flags & ~FlagBits.VirtualInterrupt) | (enables ? FlagBits.VirtualInterrupt : 0);
+            mask = (mask & ~FlagBits.Interrupt) | FlagBits.VirtualInterrupt;
         }
         JumpRealMode(selector, rip);
         CommitStackPointer(stack);
-        LoadFlags(flags, mask & (FlagMask.All | FlagMask.VirtualInterrupt));
+        LoadFlags(flags, mask & (FlagBits.All | FlagBits.VirtualInterrupt));
     }
 
     private void ReturnInProtectedMode(int size)
@@ -78,7 +78,7 @@ internal sealed unsafe partial class Vcpu
         ulong rip = PopFrom(ref stack, size);
         var selector = (ushort)PopFrom(ref stack, size);
         ulong flags = PopFrom(ref stack, size);
-        if ((flags & FlagMask.Virtual8086) != 0 && size == 4 && B->Cpl == 0 && !LongModeActive)
+        if ((flags & FlagBits.Virtual8086) != 0 && size == 4 && B->Cpl == 0 && !LongModeActive)
         {
             ReturnToVirtual8086(stack, rip, selector, flags);
             return;
@@ -100,11 +100,11 @@ internal sealed unsafe partial class Vcpu
             MarkAccessed(ref code);
             CommitStackPointer(stack);
         }
-        ulong mask = FlagMask.Arithmetic | FlagMask.Trap | FlagMask.Direction | FlagMask.NestedTask;
-        mask |= size != 2 ? FlagMask.Resume | FlagMask.AlignmentCheck | FlagMask.Identification : 0;
-        mask |= oldCpl <= ((B->SystemFlags >> 12) & 3) ? FlagMask.Interrupt : 0;
-        mask |= oldCpl == 0 ? FlagMask.Iopl : 0;
-        mask |= oldCpl == 0 && size != 2 ? FlagMask.VirtualInterrupt | FlagMask.VirtualInterruptPending : 0;
+        ulong mask = FlagBits.Arithmetic | FlagBits.Trap | FlagBits.Direction | FlagBits.NestedTask;
+        mask |= size != 2 ? FlagBits.Resume | FlagBits.AlignmentCheck | FlagBits.Identification : 0;
+        mask |= oldCpl <= ((B->SystemFlags >> 12) & 3) ? FlagBits.Interrupt : 0;
+        mask |= oldCpl == 0 ? FlagBits.Iopl : 0;
+        mask |= oldCpl == 0 && size != 2 ? FlagBits.VirtualInterrupt | FlagBits.VirtualInterruptPending : 0;
         Rflags = (Rflags & ~mask) | (flags & mask);
         CommitCode(code, rpl, rip);
         if (outer)
@@ -127,7 +127,7 @@ internal sealed unsafe partial class Vcpu
             selectors[segment] = (ushort)PopFrom(ref stack, 4);
         }
         selectors[Seg.Cs] = code;
-        Rflags = flags & FlagMask.All;
+        Rflags = flags & FlagBits.All;
         for (int i = 0; i < 6; i++)
         {
             *Segment(i) = RealSegment(i, selectors[i]);

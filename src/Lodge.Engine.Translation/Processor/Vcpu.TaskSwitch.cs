@@ -147,7 +147,7 @@ internal sealed unsafe partial class Vcpu
         {
             B->Gpr[i] = TaskField(state, at + ((2 + i) * width), wide);
         }
-        Rflags = (flags & FlagMask.All) | (nested ? FlagMask.NestedTask : 0);
+        Rflags = (flags & FlagBits.All) | (nested ? FlagBits.NestedTask : 0);
         B->Rip = rip;
         B->NextRip = rip;
         B->InterruptShadow = 0;
