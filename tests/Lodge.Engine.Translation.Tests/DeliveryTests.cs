@@ -15,11 +15,11 @@ public sealed unsafe class DeliveryTests
     {
         using F f = F.Long(3);
         f.Gate(0x40, F.Code0, Handler, Interrupt);
-        f.Vcpu.Rflags = 0x4746; // TF, NT, IF and arithmetic flags
+        f.Vcpu.Rflags = 0x4746; // NT, DF, IF, TF and arithmetic flags
         Assert.True(f.Vcpu.DeliverInterrupt(0x40));
         Assert.Equal((Handler, 0u, F.Stack0 - 40, (ushort)0), (f.B->Rip, f.B->Cpl, f.B->Gpr[4], f.Vcpu.Segment(Seg.Ss)->Selector));
         Assert.Equal([F.Code, F.Code3, 0x4746, F.Stack3, F.Data3], f.Stack(5));
-        Assert.Equal(0x46UL, f.Vcpu.Rflags);
+        Assert.Equal(0x446UL, f.Vcpu.Rflags);
         f.B->NmiBlocked = 1;
         f.Guest.Write64(f.B->Gpr[4] + 16, 0x346);
         f.Execute(0x48, 0xCF);

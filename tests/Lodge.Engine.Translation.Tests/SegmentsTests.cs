@@ -39,7 +39,6 @@ public sealed unsafe class SegmentsTests
         f.Faults(Vector.GeneralProtection, 0, s_movSs);
         f.Execute(s_movDs);
         Assert.True(f.Vcpu.Segment(Seg.Ds)->Unusable);
-        f.Faults(Vector.InvalidOpcode, null, 0x8E, 0xC8);
     }
 
     [Fact]
