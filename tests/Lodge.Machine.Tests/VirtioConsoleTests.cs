@@ -126,11 +126,11 @@ public class VirtioConsoleTests
             Assert.Equal([43, 0, 132, 0], resize.Body);
             Assert.Equal(ConsoleEvent.PortOpen, Receive().Event);
             Send(1, ConsoleEvent.PortReady, 1);
+            Control open = Receive();
+            Assert.Equal((1u, ConsoleEvent.PortOpen, (ushort)1), (open.Id, open.Event, open.Value));
             Control name = Receive();
             Assert.Equal((1u, ConsoleEvent.PortName), (name.Id, name.Event));
             Assert.Equal("org.lodge.exec.0", Encoding.UTF8.GetString(name.Body));
-            Control open = Receive();
-            Assert.Equal((1u, ConsoleEvent.PortOpen, (ushort)1), (open.Id, open.Event, open.Value));
         }
 
         public ulong Put(byte[] data)

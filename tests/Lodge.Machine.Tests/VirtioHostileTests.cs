@@ -156,7 +156,7 @@ public class VirtioHostileTests
                 break;
             case "index jump":
                 ring.Descriptor(0, buffer, 8, Write, 0);
-                ring.SetAvailableIndex(16);
+                ring.SetAvailableIndex(100);
                 break;
             case "outside memory":
                 ring.Descriptor(0, 0x8000_0000, 8, Write, 0);

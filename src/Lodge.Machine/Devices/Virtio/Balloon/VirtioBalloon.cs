@@ -278,6 +278,10 @@ public sealed class VirtioBalloon : VirtioDevice
         Volatile.Write(ref _statistics, result);
         _statisticsBuffer = chain;
         ArmTimer();
+        if (_statisticsWanted)
+        {
+            Signal();       // asked for while the driver had the buffer
+        }
         return true;
     }
 

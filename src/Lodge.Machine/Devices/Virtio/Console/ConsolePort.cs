@@ -245,6 +245,7 @@ public sealed class ConsolePort : ICharacterReceiver
             _start = 0;
             _count = state.Input.Length;
             state.Input.CopyTo(_input, 0);
+            _closing = !_connected && _count != 0;
         }
     }
 
