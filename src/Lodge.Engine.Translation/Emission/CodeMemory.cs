@@ -10,6 +10,7 @@ internal sealed unsafe partial class CodeMemory : IDisposable
 {
     private static readonly nuint Reservation = unchecked((nuint)(64UL << 30));
     private static readonly Lock Gate = new();
+    private static readonly List<(nint Place, nuint Size)> Free = [];
     private static nuint _next;
     private static byte* _reserved;
 
@@ -62,7 +63,13 @@ internal sealed unsafe partial class CodeMemory : IDisposable
     {
         munmap(Write, (nuint)Size);
         mmap(Execute, (nuint)Size, 0, 0x4032, -1, 0);
+        lock (Gate)
+        {
+            Free.Add(((nint)Execute, Rounded((nuint)Size)));
+        }
     }
+
+    private static nuint Rounded(nuint size) => (size + 0xFFFF) & ~(nuint)0xFFFF;
 
     private static byte* Reserve(nuint size)
     {
@@ -76,8 +83,16 @@ internal sealed unsafe partial class CodeMemory : IDisposable
                     throw new IOException("cannot reserve address space for generated code; raise the limit on virtual memory (ulimit -v)");
                 }
             }
+            size = Rounded(size);
+            int known = size == 0 ? -1 : Free.FindIndex(f => f.Size == size);
+            if (known >= 0)
+            {
+                byte* again = (byte*)Free[known].Place;
+                Free.RemoveAt(known);
+                return again;
+            }
             byte* place = _reserved + _next;
-            _next += (size + 0xFFFF) & ~(nuint)0xFFFF;
+            _next += size;
             return _next <= Reservation ? place : throw new IOException("the address space for generated code is used up");
         }
     }

@@ -153,7 +153,7 @@ internal sealed unsafe partial class Vcpu
         if (bitString)
         {
             int bits = size * 8;
-            long index = SignExtend(ReadRegister(instruction.Op1Register), bits) >> (bits == 64 ? 6 : bits == 32 ? 5 : 4);
+            long index = SignExtend(ReadRegister(instruction.Op1Register), size) >> (bits == 64 ? 6 : bits == 32 ? 5 : 4);
             offset += (ulong)(index * size);
             offset = instruction.MemoryBase.GetSize() is 2 || instruction.MemoryIndex.GetSize() is 2 ? offset & 0xFFFF : CodeBits == 64 && !Is32BitAddress(instruction) ? offset : offset & 0xFFFF_FFFF;
         }

@@ -56,7 +56,7 @@ internal sealed unsafe partial class Vcpu
         mode |= noSse ? ModeBits.NoSse : 0;
         mode |= noSse || (cr4 & (1UL << 18)) == 0 || (B->Xcr0 & 6) != 6 ? ModeBits.NoAvx : 0;
         mode |= cpl != 0 && (cr4 & 4) != 0 ? ModeBits.NoTsc : 0;
-        bool interpret = (B->SystemFlags & (1UL << 8)) != 0 || (B->Dr7 & 0xFF) != 0 || _debugInterpret;
+        bool interpret = (B->SystemFlags & (1UL << 8)) != 0 || (B->Dr7 & 0xFF) != 0 || _debugInterpret || _forceInterpret;
         if (!code64)
         {
             interpret |= !protectedMode || Virtual8086 || !Segment(Seg.Cs)->Default32 || !Flat(Seg.Cs) || !Flat(Seg.Ds) || !Flat(Seg.Es) || !Flat(Seg.Ss) || !Segment(Seg.Ss)->Default32;
@@ -84,4 +84,16 @@ internal sealed unsafe partial class Vcpu
     }
 
     private bool _debugInterpret;
+    private bool _forceInterpret;
+
+    /// <summary>Everything is executed one instruction at a time by C# (T0). For tests; change it only while not running.</summary>
+    internal bool ForceInterpret
+    {
+        get => _forceInterpret;
+        set
+        {
+            _forceInterpret = value;
+            UpdateMode();
+        }
+    }
 }

@@ -160,7 +160,17 @@ internal sealed unsafe partial class Vcpu
         bool lower = (selector & 3) < (requested & 3);
         if (lower)
         {
-            WriteSelector(instruction, (ushort)((selector & ~3) | (requested & 3)));
+            ushort adjusted = (ushort)((selector & ~3) | (requested & 3));
+            if (instruction.Op0Kind == OpKind.Register)
+            {
+                // 16 bits whatever the operand size, unlike STR and SLDT.
+                ref ulong register = ref B->Gpr[instruction.Op0Register.GetNumber()];
+                register = (register & ~0xFFFFUL) | adjusted;
+            }
+            else
+            {
+                WriteSelector(instruction, adjusted);
+            }
         }
         SetZero(lower);
     }
