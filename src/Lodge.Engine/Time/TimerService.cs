@@ -29,7 +29,7 @@ public sealed class TimerService : IDisposable
     {
         lock (_gate)
         {
-            timer.Generation++;
+            Remove(timer);
             timer.Deadline = deadline;
             _queue.Enqueue((timer, timer.Generation), deadline);
             if (_thread is null && !_disposed)
@@ -49,13 +49,19 @@ public sealed class TimerService : IDisposable
     {
         lock (_gate)
         {
-            timer.Generation++;
-            timer.Deadline = null;
-            while (_queue.TryPeek(out var head, out _) && head.Generation != head.Timer.Generation)
-            {
-                _queue.Dequeue();
-            }
+            Remove(timer);
         }
+    }
+
+    /// <summary>Takes the timer out of the queue at once: a guest that re-arms a distant timer again and again must not make the queue grow.</summary>
+    private void Remove(MachineTimer timer)
+    {
+        if (timer.Deadline is not null)
+        {
+            _queue.Remove((timer, timer.Generation), out _, out _);
+            timer.Deadline = null;
+        }
+        timer.Generation++;
     }
 
     private void Loop()

@@ -18,6 +18,7 @@ public sealed class Pit8254 : IDevice
     /// <summary>Shortest time in nanoseconds between two timer interrupts: bounds what a guest can make the host do.</summary>
     public const long MinimumInterval = 100_000;
 
+    private const long LongAgo = long.MinValue / 2;
     private readonly Lock _gate = new();
     private readonly Pit8254Counter[] _counters = [new(gateAtReset: true), new(gateAtReset: true), new(gateAtReset: false)];
     private readonly IInterruptLine _irq0;
@@ -27,7 +28,7 @@ public sealed class Pit8254 : IDevice
     private bool _level;          // of IRQ 0
     private bool _running;
     private long _armed = long.MaxValue;
-    private long _lastInterrupt = long.MinValue / 2;
+    private long _lastInterrupt = LongAgo;
 
     /// <summary>Creates the timer.</summary>
     /// <param name="irq0">Output of counter 0.</param>
@@ -84,6 +85,7 @@ public sealed class Pit8254 : IDevice
                 counter.Reset(now);
             }
             _statusPort = 0;
+            _lastInterrupt = LongAgo;
             _level = false;
             _irq0.Set(false);
         }
@@ -113,6 +115,7 @@ public sealed class Pit8254 : IDevice
                 _counters[i].Restore(state.Counter[i]);
             }
             _statusPort = state.StatusPort;
+            _lastInterrupt = LongAgo;
             // The level as of the last edge reported; later ones follow in Start, when machine time is right again.
             _level = _counters[0].Output(state.Counter[0].LastTick);
             _irq0.Set(_level);
