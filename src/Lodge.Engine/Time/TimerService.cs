@@ -25,6 +25,9 @@ public sealed class TimerService : IDisposable
     /// <summary>Wakes the thread after the clock was started, stopped or set.</summary>
     public void ClockChanged() => _wait.Wake();
 
+    /// <summary>Number of armed timers.</summary>
+    internal int ArmedTimers { get { lock (_gate) { return _queue.Count; } } }
+
     internal void Arm(MachineTimer timer, long deadline)
     {
         lock (_gate)
