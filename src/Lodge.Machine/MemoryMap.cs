@@ -78,9 +78,6 @@ public static class MemoryMap
     /// <summary>Bytes of the local APIC's page.</summary>
     public const ulong LocalApicLength = 0x1000;
 
-    /// <summary>End of the physical address space that the guest is told of for PCI: 40 bits, what every CPU model has at least.</summary>
-    public const ulong HighWindowLimit = 1UL << 40;
-
     /// <summary>Bytes of the PCI memory window above RAM.</summary>
     public const ulong HighWindowLength = 64UL << 30;
 

@@ -27,6 +27,9 @@ public sealed class MachineClock
     /// <summary>Whether time advances.</summary>
     public bool Running { get { lock (_gate) { return _running; } } }
 
+    /// <summary>Raised, without lock, after time was started, stopped or set: whoever sleeps until a point in time must look again.</summary>
+    public event Action? Changed;
+
     /// <summary>Lets time advance.</summary>
     public void Start()
     {
@@ -38,6 +41,7 @@ public sealed class MachineClock
                 _running = true;
             }
         }
+        Changed?.Invoke();
     }
 
     /// <summary>Holds time.</summary>
@@ -51,6 +55,7 @@ public sealed class MachineClock
                 _running = false;
             }
         }
+        Changed?.Invoke();
     }
 
     /// <summary>Sets the time of a stopped clock (restore).</summary>
@@ -61,6 +66,7 @@ public sealed class MachineClock
             _base = nanoseconds;
             _since = Stopwatch.GetTimestamp();
         }
+        Changed?.Invoke();
     }
 
     private static long Elapsed(long since) => Stopwatch.Frequency == 1_000_000_000

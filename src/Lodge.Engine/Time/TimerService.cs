@@ -14,7 +14,11 @@ public sealed class TimerService : IDisposable
     private bool _disposed;
 
     /// <summary>Creates a service on the given clock.</summary>
-    public TimerService(MachineClock clock) => _clock = clock;
+    public TimerService(MachineClock clock)
+    {
+        _clock = clock;
+        clock.Changed += ClockChanged;
+    }
 
     /// <summary>The clock that deadlines refer to.</summary>
     public MachineClock Clock => _clock;
@@ -22,7 +26,7 @@ public sealed class TimerService : IDisposable
     /// <summary>Creates a timer that calls <paramref name="callback"/> when it expires.</summary>
     public MachineTimer Create(Action callback) => new(this, callback);
 
-    /// <summary>Wakes the thread after the clock was started, stopped or set.</summary>
+    /// <summary>Makes the thread look at the clock again. It does so by itself after the clock was started, stopped or set.</summary>
     public void ClockChanged() => _wait.Wake();
 
     /// <summary>Number of armed timers.</summary>
@@ -119,6 +123,7 @@ public sealed class TimerService : IDisposable
     /// <inheritdoc/>
     public void Dispose()
     {
+        _clock.Changed -= ClockChanged;
         lock (_gate)
         {
             _disposed = true;

@@ -1,0 +1,45 @@
+using Lodge.Engine.Memory;
+using Lodge.Engine.Processor;
+using Lodge.Machine.Devices.Misc.FirmwareConfiguration;
+
+namespace Lodge.Machine;
+
+/// <summary>What a virtual machine is made from.</summary>
+public sealed record MachineConfiguration
+{
+    /// <summary>Bytes of RAM, a multiple of 4 KiB, at least 1 MiB.</summary>
+    public required ulong MemorySize { get; init; }
+
+    /// <summary>Processors, 1 to 255.</summary>
+    public int ProcessorCount { get; init; } = 1;
+
+    /// <summary>The processor that the guest sees.</summary>
+    public required CpuModel Model { get; init; }
+
+    /// <summary>
+    /// Puts what boots into guest memory and changes processor 0 from its reset state to the entry state; called at power-on and after each reset,
+    /// with the ACPI and SMBIOS tables in place and all other memory zero. The root pointer is at <see cref="MemoryMap.RootPointer"/>.
+    /// </summary>
+    public required Action<GuestMemory, ProcessorState> Boot { get; init; }
+
+    /// <summary>What COM1 to COM4 are connected to; null or missing: there is no such port.</summary>
+    public IReadOnlyList<ICharacterBackend?> SerialPorts { get; init; } = [];
+
+    /// <summary>What the debug console (port 0xE9) prints to; null: there is none.</summary>
+    public ICharacterBackend? DebugConsole { get; init; }
+
+    /// <summary>File that keeps the CMOS between runs; null: it is lost.</summary>
+    public string? CmosPath { get; init; }
+
+    /// <summary>First port of the debug exit device; null: there is none.</summary>
+    public ushort? DebugExitPort { get; init; }
+
+    /// <summary>Whether a reset by the guest boots it again; otherwise it ends the run.</summary>
+    public bool RestartOnReset { get; init; }
+
+    /// <summary>Adds devices and PCI functions. Called once while the machine is made.</summary>
+    public Action<Chipset>? AddDevices { get; init; }
+
+    /// <summary>Adds to what fw_cfg offers. Called once while the machine is made.</summary>
+    public Action<FirmwareConfigurationContents>? AddFirmwareConfiguration { get; init; }
+}

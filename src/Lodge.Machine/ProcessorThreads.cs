@@ -1,0 +1,141 @@
+using Lodge.Engine;
+
+namespace Lodge.Machine;
+
+/// <summary>
+/// A thread for each virtual processor, which runs it while that is permitted. Lock order: the gate here is the last lock; nothing is called
+/// with it held.
+/// </summary>
+internal sealed class ProcessorThreads : IDisposable
+{
+    private readonly object _gate = new();
+    private readonly IReadOnlyList<VirtualProcessor> _processors;
+    private readonly Action<VirtualProcessor, ProcessorExit, string?> _exited;
+    private Thread[] _threads = [];
+    private bool _permitted;
+    private bool _ending;
+    private int _running;
+
+    /// <summary>Creates the threads' keeper; they are started by the first <see cref="Permit"/>.</summary>
+    /// <param name="processors">The virtual processors.</param>
+    /// <param name="exited">
+    /// Called on a processor's thread when its run ended other than by a stop: the exit and, if it failed, the reason. No processor is entered
+    /// again from then on until <see cref="Permit"/>.
+    /// </param>
+    public ProcessorThreads(IReadOnlyList<VirtualProcessor> processors, Action<VirtualProcessor, ProcessorExit, string?> exited)
+    {
+        _processors = processors;
+        _exited = exited;
+    }
+
+    /// <summary>Whether the caller is one of the threads.</summary>
+    public bool IsCurrent => Array.IndexOf(_threads, Thread.CurrentThread) >= 0;
+
+    /// <summary>Lets the processors run.</summary>
+    public void Permit()
+    {
+        lock (_gate)
+        {
+            _permitted = !_ending;
+            Monitor.PulseAll(_gate);
+        }
+        if (_threads.Length == 0)
+        {
+            _threads = new Thread[_processors.Count];
+            for (int i = 0; i < _threads.Length; i++)
+            {
+                VirtualProcessor processor = _processors[i];
+                _threads[i] = new Thread(() => Loop(processor)) { IsBackground = true, Name = $"vcpu{i}" };
+            }
+            foreach (Thread thread in _threads)
+            {
+                thread.Start();
+            }
+        }
+    }
+
+    /// <summary>Makes every processor leave the guest soon. Returns at once; any thread, a processor's own among them.</summary>
+    public void Interrupt()
+    {
+        lock (_gate)
+        {
+            _permitted = false;
+        }
+        foreach (VirtualProcessor processor in _processors)
+        {
+            processor.Stop();
+        }
+    }
+
+    /// <summary>Makes every processor leave the guest and waits for that. Not on a processor's thread.</summary>
+    public void Halt()
+    {
+        Interrupt();
+        lock (_gate)
+        {
+            while (_running != 0)
+            {
+                Monitor.Wait(_gate);
+            }
+        }
+    }
+
+    /// <summary>Ends the threads and waits for them.</summary>
+    public void Dispose()
+    {
+        lock (_gate)
+        {
+            _ending = true;
+            Monitor.PulseAll(_gate);
+        }
+        Interrupt();
+        foreach (Thread thread in _threads)
+        {
+            thread.Join();
+        }
+    }
+
+    private void Loop(VirtualProcessor processor)
+    {
+        while (true)
+        {
+            lock (_gate)
+            {
+                while (!_permitted && !_ending)
+                {
+                    Monitor.Wait(_gate);
+                }
+                if (_ending)
+                {
+                    return;
+                }
+                _running++;
+            }
+            ProcessorExit exit;
+            string? failure = null;
+            try
+            {
+                exit = processor.Run();
+                failure = exit == ProcessorExit.Failed ? processor.FailureReason ?? "unknown reason" : null;
+            }
+            catch (Exception e)
+            {
+                exit = ProcessorExit.Failed; // an engine that breaks must end its machine, not the host's process
+                failure = e.ToString();
+            }
+            if (exit != ProcessorExit.Stopped)
+            {
+                Interrupt();
+            }
+            lock (_gate)
+            {
+                _running--;
+                Monitor.PulseAll(_gate);
+            }
+            if (exit != ProcessorExit.Stopped)
+            {
+                _exited(processor, exit, failure);
+            }
+        }
+    }
+}

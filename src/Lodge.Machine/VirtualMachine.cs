@@ -1,0 +1,511 @@
+using Lodge.Engine;
+using Lodge.Engine.Memory;
+using Lodge.Engine.Processor;
+using Lodge.Engine.State;
+using Lodge.Engine.Time;
+using Lodge.Machine.Acpi;
+
+namespace Lodge.Machine;
+
+/// <summary>What a machine is doing.</summary>
+public enum MachineRunState
+{
+    /// <summary>Made but not yet started.</summary>
+    Created,
+
+    /// <summary>The guest runs.</summary>
+    Running,
+
+    /// <summary>Held: processors and devices stand still and time does, too.</summary>
+    Paused,
+
+    /// <summary>Over; see <see cref="VirtualMachine.Completion"/>.</summary>
+    Ended,
+}
+
+/// <summary>
+/// A virtual computer: RAM, processors of some engine, chipset and devices, and its life from power-on to its outcome.
+/// </summary>
+/// <remarks>
+/// <para>Threads: one for each virtual processor; one, the machine's own, that acts on what the guest asks for (power-off, reset, ...), so that a
+/// device may ask from a processor's thread and return at once; the timers' and the devices' own.</para>
+/// <para>Lock order: the machine's lifecycle lock, then a device's lock, then wires, interrupt controllers, local APICs and the timer service;
+/// last the request lock and <see cref="ProcessorThreads"/>' gate. A processor's thread never takes the lifecycle lock; whoever holds it may
+/// therefore wait for the processors.</para>
+/// </remarks>
+public sealed class VirtualMachine : IDisposable
+{
+    private readonly Lock _lifecycle = new();
+    private readonly object _requestGate = new();
+    private readonly MachineConfiguration _configuration;
+    private readonly TaskCompletionSource<MachineOutcome> _completion = new(TaskCreationOptions.RunContinuationsAsynchronously);
+    private readonly ProcessorThreads _threads;
+    private readonly Thread _thread;
+    private MachineOutcome? _request;
+    private VirtualProcessor? _debugStop;
+    private bool _disposing;
+    private bool _disposed;
+    private volatile MachineRunState _state;
+
+    /// <summary>Makes a machine: everything is allocated and the guest is in place, ready to start.</summary>
+    /// <exception cref="IOException">Guest memory or the CMOS file cannot be had.</exception>
+    /// <exception cref="ArgumentException">The configuration is impossible.</exception>
+    public VirtualMachine(MachineConfiguration configuration, IEngine engine)
+    {
+        if (configuration.ProcessorCount is < 1 or > 255)
+        {
+            throw new ArgumentException($"{configuration.ProcessorCount} processors: 1 to 255 are possible", nameof(configuration));
+        }
+        _configuration = configuration;
+        Memory = new GuestMemory(configuration.MemorySize);
+        Timers = new TimerService(Clock);
+        try
+        {
+            Chipset = new Chipset(configuration, Memory, Timers, new Control(this));
+            Partition = engine.CreatePartition(new PartitionOptions(configuration.ProcessorCount, configuration.Model, Memory, Chipset.Bus, Clock));
+            Chipset.Processors.Connect(Partition, Chipset.Pic, Chipset.IoApic);
+            PowerOn();
+        }
+        catch
+        {
+            Release();
+            throw;
+        }
+        _threads = new ProcessorThreads(Partition.Processors, ProcessorExited);
+        _thread = new Thread(ServeRequests) { IsBackground = true, Name = "machine" };
+        _thread.Start();
+    }
+
+    /// <summary>Guest RAM.</summary>
+    public GuestMemory Memory { get; }
+
+    /// <summary>The processors.</summary>
+    public Partition Partition { get; } = null!;
+
+    /// <summary>Buses, wires and devices.</summary>
+    public Chipset Chipset { get; } = null!;
+
+    /// <summary>Machine time.</summary>
+    public MachineClock Clock { get; } = new();
+
+    /// <summary>Timers on machine time.</summary>
+    public TimerService Timers { get; }
+
+    /// <summary>What it is doing now.</summary>
+    public MachineRunState State => _state;
+
+    /// <summary>How many times the guest was reset and booted again.</summary>
+    public int Restarts { get; private set; }
+
+    /// <summary>Completes with the outcome when the run has ended and everything stands still.</summary>
+    public Task<MachineOutcome> Completion => _completion.Task;
+
+    /// <summary>
+    /// A processor reached a breakpoint, watchpoint or step; the machine is paused. On the machine's thread, which must not be held up; go on
+    /// with <see cref="Resume"/>, from any thread.
+    /// </summary>
+    public event Action<VirtualProcessor>? DebugStopped;
+
+    /// <summary>The guest's kernel panicked but hands over to a crash kernel. On a processor's thread: must return at once.</summary>
+    public event Action? CrashKernelStarting;
+
+    /// <summary>Starts a machine that was made or restored.</summary>
+    public void Start() => Resume();
+
+    /// <summary>Lets a made or paused machine run. Nothing happens when it runs already or has ended.</summary>
+    public void Resume()
+    {
+        lock (_lifecycle)
+        {
+            ObjectDisposedException.ThrowIf(_disposed, this);
+            if (_state is MachineRunState.Created or MachineRunState.Paused)
+            {
+                Go();
+                _state = MachineRunState.Running;
+            }
+        }
+    }
+
+    /// <summary>Holds a running machine; returns when processors and devices stand still. Not on a processor's thread.</summary>
+    public void Pause()
+    {
+        RefuseOnProcessor();
+        lock (_lifecycle)
+        {
+            if (_state == MachineRunState.Running)
+            {
+                StandStill();
+                _state = MachineRunState.Paused;
+            }
+        }
+    }
+
+    /// <summary>Resets the machine as its reset button would and boots it again, running or paused as before. Not on a processor's thread.</summary>
+    public void Reset()
+    {
+        RefuseOnProcessor();
+        lock (_lifecycle)
+        {
+            if (_state is not MachineRunState.Ended)
+            {
+                Restart();
+            }
+        }
+    }
+
+    /// <summary>Presses the power button. Any thread. False when the guest does not listen, so that only <see cref="Stop"/> will help.</summary>
+    public bool PressPowerButton() => Chipset.PowerManagement.PressPowerButton();
+
+    /// <summary>Raises an NMI on all processors unless the guest masks NMIs at the clock's index port. Any thread.</summary>
+    /// <returns>Whether it was raised.</returns>
+    public bool SignalNmi()
+    {
+        if (Chipset.Rtc.NmiMasked)
+        {
+            return false;
+        }
+        Partition.SignalNmi();
+        return true;
+    }
+
+    /// <summary>Asks for the end of the run, as if the plug were pulled. Any thread; returns at once. <see cref="Completion"/> follows.</summary>
+    public void RequestStop() => Request(new MachineOutcome(MachineOutcomeKind.Stopped));
+
+    /// <summary>Ends the run, as if the plug were pulled, and waits until everything stands still. Not on a processor's thread.</summary>
+    public void Stop()
+    {
+        RefuseOnProcessor();
+        lock (_lifecycle)
+        {
+            End(new MachineOutcome(MachineOutcomeKind.Stopped));
+        }
+    }
+
+    /// <summary>Saves time, devices and processors of a machine that does not run. RAM is saved apart, see <see cref="Memory"/>.</summary>
+    /// <exception cref="InvalidOperationException">The machine runs or has ended.</exception>
+    public byte[] SaveState()
+    {
+        lock (_lifecycle)
+        {
+            RequireStill();
+            var writer = new StateWriter();
+            writer.Nested(1, new MachineState
+            {
+                MemorySize = Memory.Size,
+                Time = Clock.Now,
+                Devices = [.. Chipset.Devices.Select(Save)],
+                Processors = [.. Partition.Processors.Select(static processor => processor.GetState())],
+            });
+            return writer.ToArray();
+        }
+    }
+
+    /// <summary>Takes a saved state. On an exception the machine is to be thrown away.</summary>
+    /// <exception cref="SavedStateException">The state is malformed or of another machine.</exception>
+    /// <exception cref="InvalidOperationException">The machine runs or has ended.</exception>
+    public void RestoreState(ReadOnlyMemory<byte> state)
+    {
+        lock (_lifecycle)
+        {
+            RequireStill();
+            MachineState saved = new StateReader(state).Nested(1, new MachineState());
+            var devices = new Dictionary<string, DeviceState>(StringComparer.Ordinal);
+            foreach (DeviceState device in saved.Devices)
+            {
+                if (!devices.TryAdd(device.Name, device))
+                {
+                    throw new SavedStateException($"saved state has device '{device.Name}' twice");
+                }
+            }
+            if (saved.MemorySize != Memory.Size || saved.Processors.Count != Partition.Processors.Count || devices.Count != Chipset.Devices.Count)
+            {
+                throw new SavedStateException($"saved state is of a machine with {saved.Processors.Count} processors, {saved.MemorySize} bytes of memory and {devices.Count} devices");
+            }
+            Clock.Set(saved.Time);
+            // Interrupt controllers, which come first, last: they then hold what was saved whatever the other devices' wires did meanwhile.
+            foreach (IDevice device in Chipset.Devices.Reverse())
+            {
+                if (!devices.TryGetValue(device.Name, out DeviceState? own))
+                {
+                    throw new SavedStateException($"saved state has no device '{device.Name}'");
+                }
+                device.Restore(new StateReader(own.Contents));
+            }
+            for (int i = 0; i < saved.Processors.Count; i++)
+            {
+                Partition.Processors[i].SetState(saved.Processors[i]);
+            }
+        }
+    }
+
+    /// <summary>Ends the run if need be and frees everything. Not on a processor's thread.</summary>
+    public void Dispose()
+    {
+        RefuseOnProcessor();
+        lock (_lifecycle)
+        {
+            if (_disposed)
+            {
+                return;
+            }
+            _disposed = true;
+            End(new MachineOutcome(MachineOutcomeKind.Stopped));
+        }
+        lock (_requestGate)
+        {
+            _disposing = true;
+            Monitor.PulseAll(_requestGate);
+        }
+        if (Thread.CurrentThread != _thread)
+        {
+            _thread.Join();
+        }
+        _threads.Dispose();
+        Release();
+    }
+
+    private static DeviceState Save(IDevice device)
+    {
+        var writer = new StateWriter();
+        device.Save(writer);
+        return new DeviceState { Name = device.Name, Contents = writer.ToArray() };
+    }
+
+    private void RefuseOnProcessor()
+    {
+        if (_threads.IsCurrent)
+        {
+            throw new InvalidOperationException("a processor's thread cannot wait for itself; use RequestStop");
+        }
+    }
+
+    private void RequireStill()
+    {
+        if (_state is not (MachineRunState.Created or MachineRunState.Paused) || _disposed)
+        {
+            throw new InvalidOperationException($"the machine is {_state}");
+        }
+    }
+
+    /// <summary>Tables and guest into memory, processor 0 at its entry.</summary>
+    private void PowerOn()
+    {
+        AcpiTables.Write(Memory, Chipset.Acpi);
+        ManagementTables.Write(Memory, _configuration.ProcessorCount);
+        ProcessorState first = Partition.Processors[0].GetState();
+        _configuration.Boot(Memory, first);
+        Partition.Processors[0].SetState(first);
+    }
+
+    private void Go()
+    {
+        Clock.Start();
+        foreach (IDevice device in Chipset.Devices)
+        {
+            device.Start();
+        }
+        _threads.Permit();
+    }
+
+    private void StandStill()
+    {
+        _threads.Halt();
+        Clock.Stop();
+        foreach (IDevice device in Chipset.Devices.Reverse())
+        {
+            device.Stop();
+        }
+    }
+
+    /// <summary>Power-on again, with the lifecycle lock held.</summary>
+    private void Restart()
+    {
+        bool running = _state == MachineRunState.Running;
+        if (running)
+        {
+            StandStill();
+        }
+        TakeRequest(out MachineOutcome? late, out _);
+        if (late is { Kind: not MachineOutcomeKind.Reset })
+        {
+            _state = running ? MachineRunState.Paused : _state; // everything stands still already
+            End(late);
+            return;
+        }
+        try
+        {
+            Partition.Reset();
+            foreach (IDevice device in Chipset.Devices)
+            {
+                device.Reset();
+            }
+            foreach (MemorySlot slot in Memory.Slots)
+            {
+                Memory.TryDiscard(slot.Address, slot.Length);
+            }
+            PowerOn();
+        }
+        catch (Exception e) when (e is IOException or InvalidOperationException or UnauthorizedAccessException or Boot.BootException)
+        {
+            _state = MachineRunState.Paused; // everything stands still already
+            End(new MachineOutcome(MachineOutcomeKind.EngineFailure, Text: $"cannot boot again: {e.Message}"));
+            return;
+        }
+        Restarts++;
+        if (running)
+        {
+            Go();
+        }
+    }
+
+    /// <summary>Ends the run, with the lifecycle lock held. Nothing happens when it has ended already.</summary>
+    private void End(MachineOutcome outcome)
+    {
+        if (_state == MachineRunState.Ended)
+        {
+            return;
+        }
+        if (_state == MachineRunState.Running)
+        {
+            StandStill();
+        }
+        else
+        {
+            foreach (IDevice device in Chipset.Devices.Reverse())
+            {
+                device.Stop(); // a machine that never ran still writes what outlives it
+            }
+        }
+        _state = MachineRunState.Ended;
+        _completion.TrySetResult(outcome);
+    }
+
+    private void Release()
+    {
+        foreach (IDevice device in Chipset?.Devices ?? [])
+        {
+            (device as IDisposable)?.Dispose();
+        }
+        Timers.Dispose();
+        Partition?.Dispose();
+        Memory.Dispose();
+    }
+
+    private void Request(MachineOutcome outcome)
+    {
+        lock (_requestGate)
+        {
+            // The first word counts, except that an end comes before a reset.
+            if (_request is null || (_request.Kind == MachineOutcomeKind.Reset && outcome.Kind != MachineOutcomeKind.Reset))
+            {
+                _request = outcome;
+                Monitor.PulseAll(_requestGate);
+            }
+        }
+        _threads.Interrupt();
+    }
+
+    private void ProcessorExited(VirtualProcessor processor, ProcessorExit exit, string? failure)
+    {
+        switch (exit)
+        {
+            case ProcessorExit.Shutdown:
+                Request(new MachineOutcome(MachineOutcomeKind.TripleFault, processor.Index));
+                break;
+            case ProcessorExit.Debug:
+                lock (_requestGate)
+                {
+                    _debugStop = processor;
+                    Monitor.PulseAll(_requestGate);
+                }
+                break;
+            default:
+                Request(new MachineOutcome(MachineOutcomeKind.EngineFailure, Text: $"processor {processor.Index}: {failure}"));
+                break;
+        }
+    }
+
+    private void TakeRequest(out MachineOutcome? request, out VirtualProcessor? debugStop)
+    {
+        lock (_requestGate)
+        {
+            (request, debugStop) = (_request, _debugStop);
+            (_request, _debugStop) = (null, null);
+        }
+    }
+
+    /// <summary>The machine's own thread: acts on requests until the machine is disposed.</summary>
+    private void ServeRequests()
+    {
+        while (true)
+        {
+            lock (_requestGate)
+            {
+                while (_request is null && _debugStop is null && !_disposing)
+                {
+                    Monitor.Wait(_requestGate);
+                }
+                if (_disposing)
+                {
+                    return;
+                }
+            }
+            VirtualProcessor? stopped;
+            lock (_lifecycle)
+            {
+                stopped = Serve();
+            }
+            if (stopped is not null)
+            {
+                DebugStopped?.Invoke(stopped);
+            }
+        }
+    }
+
+    private VirtualProcessor? Serve()
+    {
+        TakeRequest(out MachineOutcome? request, out VirtualProcessor? debugStop);
+        if (request is { Kind: MachineOutcomeKind.Reset } && _configuration.RestartOnReset && _state != MachineRunState.Ended)
+        {
+            Restart();
+            return null;
+        }
+        if (request is not null)
+        {
+            End(request);
+            return null;
+        }
+        if (debugStop is null || _state == MachineRunState.Ended)
+        {
+            return null;
+        }
+        if (_state == MachineRunState.Running)
+        {
+            StandStill();
+            _state = MachineRunState.Paused;
+        }
+        return debugStop;
+    }
+
+    /// <summary>The machine as devices see it.</summary>
+    private sealed class Control(VirtualMachine machine) : IMachineControl
+    {
+        public void RequestPowerOff() => machine.Request(new MachineOutcome(MachineOutcomeKind.PowerOff));
+
+        public void RequestReset() => machine.Request(new MachineOutcome(MachineOutcomeKind.Reset));
+
+        public void ReportPanic(bool crashKernelLoaded)
+        {
+            if (crashKernelLoaded)
+            {
+                machine.CrashKernelStarting?.Invoke();
+            }
+            else
+            {
+                machine.Request(new MachineOutcome(MachineOutcomeKind.Panic));
+            }
+        }
+
+        public void RequestExit(int code) => machine.Request(new MachineOutcome(MachineOutcomeKind.DebugExit, code));
+    }
+}
