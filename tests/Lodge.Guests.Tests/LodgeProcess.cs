@@ -1,0 +1,47 @@
+using System.Diagnostics;
+
+namespace Lodge.Guests.Tests;
+
+/// <summary>Runs the built <c>lodge</c> as a user would.</summary>
+internal static class LodgeProcess
+{
+    private static readonly TimeSpan Limit = TimeSpan.FromMinutes(5); // far beyond any success; a hang must end
+
+    /// <summary>Runs it; standard input is closed after <paramref name="input"/>.</summary>
+    public static (int Status, string Output, string Error) Run(string[] arguments, string input = "")
+    {
+        ProcessStartInfo start = new(Path.Combine(AppContext.BaseDirectory, "lodge"))
+        {
+            RedirectStandardInput = true,
+            RedirectStandardOutput = true,
+            RedirectStandardError = true,
+            WorkingDirectory = "/",
+        };
+        foreach (string argument in arguments)
+        {
+            start.ArgumentList.Add(argument);
+        }
+        using Process process = Process.Start(start)!;
+        Task<string> output = process.StandardOutput.ReadToEndAsync();
+        Task<string> error = process.StandardError.ReadToEndAsync();
+        Task feed = Task.Run(() =>
+        {
+            try
+            {
+                process.StandardInput.Write(input);
+                process.StandardInput.Close();
+            }
+            catch (IOException)
+            {
+                // Ended before it had read everything.
+            }
+        });
+        if (!process.WaitForExit(Limit))
+        {
+            process.Kill();
+            Xunit.Assert.Fail($"lodge {string.Join(' ', arguments)} did not end: {output.Result}{error.Result}");
+        }
+        feed.Wait();
+        return (process.ExitCode, output.Result, error.Result);
+    }
+}
