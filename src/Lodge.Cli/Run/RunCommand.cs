@@ -69,6 +69,7 @@ internal static class RunCommand
             Cpu = parsed.GetResult(cpu) is null ? CpuModelName.V3 : parsed.GetValue(cpu),
             Engine = parsed.GetValue(engine) ?? "auto",
             Name = parsed.GetValue(name) ?? "lodge",
+            Named = parsed.GetResult(name) is not null,
             Gdb = parsed.GetValue(gdb),
             DebugExitPort = parsed.GetResult(debugExit) is null ? null : parsed.GetValue(debugExit),
             Timeout = parsed.GetValue(timeout),

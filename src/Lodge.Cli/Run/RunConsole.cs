@@ -77,6 +77,9 @@ internal sealed class RunConsole : IDisposable
     /// <summary>Why the guest's kernel says that it panicked, or null when not known.</summary>
     public string? PanicReason => _panic.Reason;
 
+    /// <summary>Whether the command or shell told its status.</summary>
+    public bool CommandEnded { get; private set; }
+
     /// <summary>Whether the run ends with a command's end (and not with power-off).</summary>
     public bool AwaitsCommand => _isCommand;
 
@@ -143,6 +146,7 @@ internal sealed class RunConsole : IDisposable
     /// <summary>The control port: the command's status counts when its streams have been written out.</summary>
     private ControlPort Control(params WaitHandle[] streams) => new(status =>
     {
+        CommandEnded = true;
         Thread waiter = new(() =>
         {
             foreach (WaitHandle stream in streams)

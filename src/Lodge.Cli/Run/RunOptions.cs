@@ -38,6 +38,9 @@ internal sealed record RunOptions
 
     public string Name { get; init; } = "lodge";
 
+    /// <summary>Whether the name was given: then the machine's CMOS is kept under it.</summary>
+    public bool Named { get; init; }
+
     public IPEndPoint? Gdb { get; init; }
 
     public ushort? DebugExitPort { get; init; }

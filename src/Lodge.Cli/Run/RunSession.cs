@@ -1,3 +1,7 @@
+using System.Globalization;
+using Lodge.Cli.Console;
+using Lodge.Machine;
+
 namespace Lodge.Cli.Run;
 
 /// <summary>One machine in the foreground.</summary>
@@ -8,6 +12,68 @@ internal static class RunSession
     public static int Run(RunOptions options)
     {
         RunPlan plan = RunPlan.Create(options);
-        throw new LodgeException($"'{plan.Kernel.Name}' cannot be run: this build has no engine");
+        RunEnd end = new();
+        RunConsole console = new(plan, options.Verbose, end);
+        RunOutcome outcome;
+        MachineOutcome? machineOutcome;
+        IReadOnlyList<string> trace;
+        using (console)
+        {
+            using VirtualMachine machine = RunMachine.Create(options, plan, console);
+            machine.Completion.ContinueWith(_ => end.Finish(ExitStatus.PowerOff, null), TaskScheduler.Default);
+            machine.Start();
+            console.Start();
+            outcome = end.Wait(options.Timeout);
+            machine.Stop(); // has no effect on a machine that has ended by itself
+            MachineOutcome ended = machine.Completion.Result;
+            machineOutcome = ended.Kind == MachineOutcomeKind.Stopped ? null : ended;
+            trace = options.Trace ? Counters(machine) : [];
+        }
+        // The console is written out and the terminal restored: now the lines of our own.
+        foreach (string line in trace)
+        {
+            HostFile.Error(line);
+        }
+        if (machineOutcome is not null && outcome is { Status: ExitStatus.PowerOff, Line: null } && !console.CommandEnded)
+        {
+            outcome = Explain(machineOutcome, console);
+        }
+        if (outcome.Line is { } text)
+        {
+            HostFile.Error($"lodge: {text}");
+        }
+        return outcome.Status;
+    }
+
+    /// <summary>Exit status and line for a machine that ended by itself.</summary>
+    internal static RunOutcome Explain(MachineOutcome outcome, RunConsole console)
+    {
+        // A default system whose panic driver was not loaded yet resets itself: its console tells.
+        string? reason = console.PanicReason;
+        return outcome.Kind switch
+        {
+            MachineOutcomeKind.Panic => new(ExitStatus.Panic, reason is null ? "the guest's kernel panicked" : $"the guest's kernel panicked: {reason}"),
+            MachineOutcomeKind.Reset when reason is not null => new(ExitStatus.Panic, $"the guest's kernel panicked: {reason}"),
+            MachineOutcomeKind.Reset => new(ExitStatus.Reset, "the guest reset the machine"),
+            MachineOutcomeKind.TripleFault => new(ExitStatus.TripleFault, $"triple fault on CPU {outcome.Code}: the guest could not handle an exception and the machine was ended"),
+            MachineOutcomeKind.DebugExit => new(outcome.Code & 0xFF, null),
+            MachineOutcomeKind.EngineFailure => new(ExitStatus.EngineFailure, $"the engine failed, please report it: {outcome.Text?.Split('\n')[0].TrimEnd()}"),
+            _ when console.AwaitsCommand => new(ExitStatus.Unfinished, "the guest turned its power off before the command had ended"),
+            _ => new(ExitStatus.PowerOff, null),
+        };
+    }
+
+    /// <summary>What the processors counted, added up, one line each.</summary>
+    private static IReadOnlyList<string> Counters(VirtualMachine machine)
+    {
+        SortedDictionary<string, long> sums = new(StringComparer.Ordinal);
+        foreach (Engine.VirtualProcessor processor in machine.Partition.Processors)
+        {
+            foreach ((string name, long value) in processor.Counters)
+            {
+                sums[name] = sums.GetValueOrDefault(name) + value;
+            }
+        }
+        return [.. sums.Select(s => string.Create(CultureInfo.InvariantCulture, $"trace: {s.Key} {s.Value}"))];
     }
 }

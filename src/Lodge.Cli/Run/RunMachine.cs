@@ -1,0 +1,86 @@
+using Lodge.Cli.Console;
+using Lodge.Engine;
+using Lodge.Engine.Processor;
+using Lodge.Engine.Translation;
+using Lodge.Machine;
+using Lodge.Machine.Boot;
+using Lodge.Machine.Devices.Virtio.Balloon;
+using Lodge.Machine.Devices.Virtio.Console;
+using Lodge.Machine.Devices.Virtio.Rng;
+using Lodge.Machine.Virtio.Transport;
+
+namespace Lodge.Cli.Run;
+
+/// <summary>Makes the machine of a run: chipset, serial port, and the virtio devices.</summary>
+internal static class RunMachine
+{
+    // PCI class codes; drivers match on the device ID only.
+    private const uint ClassSimpleCommunication = 0x078000;
+    private const uint ClassUnassigned = 0xFF0000;
+
+    /// <summary>Makes it.</summary>
+    /// <exception cref="LodgeException">The kernel cannot be loaded, or the host refuses.</exception>
+    public static VirtualMachine Create(RunOptions options, RunPlan plan, RunConsole console)
+    {
+        IEngine engine = new TranslationEngine(); // the only one so far, so also what "auto" means
+        MachineConfiguration configuration = new()
+        {
+            MemorySize = options.Memory,
+            ProcessorCount = options.Processors,
+            Model = CpuModel.Create(options.Cpu, options.Processors),
+            Boot = (memory, state) => KernelLoader.Load(memory, new BootOptions(plan.Kernel, plan.Modules, plan.CommandLine, MemoryMap.RootPointer)).Apply(state),
+            SerialPorts = [console.Serial],
+            CmosPath = options.Named ? CmosPath(options.Name) : null,
+            DebugExitPort = options.DebugExitPort,
+            AddDevices = chipset => AddDevices(chipset, console),
+        };
+        try
+        {
+            return new VirtualMachine(configuration, engine);
+        }
+        catch (BootException e)
+        {
+            throw new LodgeException(e.Message);
+        }
+        catch (Exception e) when (e is IOException or UnauthorizedAccessException or ArgumentException or NotSupportedException or OutOfMemoryException)
+        {
+            throw new LodgeException($"the machine cannot be made: {e.Message}");
+        }
+    }
+
+    private static void AddDevices(Chipset chipset, RunConsole console)
+    {
+        List<ConsolePortConfiguration> ports = [new("", true, console.HostConsole)];
+        ports.AddRange(console.Ports.Select(p => new ConsolePortConfiguration(p.Name, false, p.Backend)));
+        (int columns, int rows) = Terminal.Size() ?? (80, 25);
+        VirtioConsoleConfiguration consoles = new(ports, Columns: (ushort)columns, Rows: (ushort)rows);
+        chipset.Pci.Add(new VirtioPciFunction("console0", new VirtioConsole(chipset.Memory, consoles), ClassSimpleCommunication));
+        chipset.Pci.Add(new VirtioPciFunction("rng0", new VirtioRng(chipset.Memory, new VirtioRngConfiguration()), ClassUnassigned));
+        chipset.Pci.Add(new VirtioPciFunction("balloon0", new VirtioBalloon(chipset.Memory, chipset.Timers, new VirtioBalloonConfiguration()), ClassUnassigned));
+    }
+
+    /// <summary>Where a named machine's CMOS is kept: <c>$XDG_STATE_HOME/lodge/NAME/cmos</c>, by default under <c>~/.local/state</c>.</summary>
+    private static string? CmosPath(string name)
+    {
+        string? root = Environment.GetEnvironmentVariable("XDG_STATE_HOME");
+        if (string.IsNullOrEmpty(root) || !Path.IsPathRooted(root))
+        {
+            string? home = Environment.GetEnvironmentVariable("HOME");
+            if (string.IsNullOrEmpty(home) || !Path.IsPathRooted(home))
+            {
+                return null;
+            }
+            root = Path.Combine(home, ".local", "state");
+        }
+        string directory = Path.Combine(root, "lodge", name);
+        try
+        {
+            Directory.CreateDirectory(directory);
+        }
+        catch (Exception e) when (e is IOException or UnauthorizedAccessException)
+        {
+            throw new LodgeException($"the state of machine '{name}' cannot be kept in '{directory}': {e.Message}; set XDG_STATE_HOME to a writable directory");
+        }
+        return Path.Combine(directory, "cmos");
+    }
+}
