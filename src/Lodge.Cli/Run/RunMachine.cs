@@ -53,7 +53,8 @@ internal static class RunMachine
         List<ConsolePortConfiguration> ports = [new("", true, console.HostConsole)];
         ports.AddRange(console.Ports.Select(p => new ConsolePortConfiguration(p.Name, false, p.Backend)));
         (int columns, int rows) = Terminal.Size() ?? (80, 25);
-        VirtioConsoleConfiguration consoles = new(ports, Columns: (ushort)columns, Rows: (ushort)rows);
+        // Debian's kernels have the specification's order since the correction of Linux 6.15 went into the stable series.
+        VirtioConsoleConfiguration consoles = new(ports, Columns: (ushort)columns, Rows: (ushort)rows, ResizeOrder: ResizeOrder.Specification);
         chipset.Pci.Add(new VirtioPciFunction("console0", new VirtioConsole(chipset.Memory, consoles), ClassSimpleCommunication));
         chipset.Pci.Add(new VirtioPciFunction("rng0", new VirtioRng(chipset.Memory, new VirtioRngConfiguration()), ClassUnassigned));
         chipset.Pci.Add(new VirtioPciFunction("balloon0", new VirtioBalloon(chipset.Memory, chipset.Timers, new VirtioBalloonConfiguration()), ClassUnassigned));

@@ -40,6 +40,10 @@ internal static class RunSession
         }
         if (outcome.Line is { } text)
         {
+            if (plan.Interactive)
+            {
+                HostFile.Write(HostFile.StandardError, "\n"u8); // the guest's last line may be unfinished
+            }
             HostFile.Error($"lodge: {text}");
         }
         return outcome.Status;
