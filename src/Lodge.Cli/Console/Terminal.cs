@@ -4,7 +4,7 @@ namespace Lodge.Cli.Console;
 
 /// <summary>
 /// The user's terminal: raw mode and back (termios(3)), and its size. The mode is restored when the process ends in any way that lets it run
-/// code: normal exit, unhandled exception, SIGINT, SIGTERM, SIGHUP, SIGQUIT; and around SIGTSTP and SIGCONT.
+/// code: normal exit, unhandled exception, SIGINT, SIGTERM, SIGHUP, SIGQUIT; and while it is stopped by SIGTSTP.
 /// </summary>
 internal static unsafe partial class Terminal
 {
@@ -63,14 +63,15 @@ internal static unsafe partial class Terminal
                     context.Cancel = true;
                     Restore();
                     _ = kill(Environment.ProcessId, SigStop);
+                    Thread.Sleep(50); // the stop takes this thread within that time; it goes on after SIGCONT
+                    EnterRaw();
                 }));
-                Signals.Add(PosixSignalRegistration.Create(PosixSignal.SIGCONT, _ => EnterRaw()));
             }
             SetRaw();
         }
     }
 
-    /// <summary>Puts the terminal back for good: a later SIGCONT does not enter raw mode again.</summary>
+    /// <summary>Puts the terminal back for good: raw mode is not entered again.</summary>
     public static void Leave()
     {
         lock (Gate)
