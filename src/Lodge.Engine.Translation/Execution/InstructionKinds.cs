@@ -135,8 +135,14 @@ internal static class InstructionKinds
                 return true;
             }
         }
+        // By the code, not the instance: the class of mm/m64 operands must not depend on which form comes first.
+        OpCodeInfo code = instruction.Code.ToOpCode();
         for (int i = 0; i < instruction.OpCount; i++)
         {
+            if (code.GetOpKind(i) == OpCodeOperandKind.mm_or_mem)
+            {
+                return true;
+            }
             if (instruction.GetOpKind(i) == OpKind.Register && (instruction.GetOpRegister(i).IsMM() || instruction.GetOpRegister(i).IsST()))
             {
                 return true;

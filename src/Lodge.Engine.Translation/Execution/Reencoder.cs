@@ -133,6 +133,13 @@ internal sealed unsafe class Reencoder
             }
         }
         bool rotate = highByte >= 0 && needsRex;
+        if (rotate && highByte == 0 && instruction.Mnemonic == Mnemonic.Cmpxchg)
+        {
+            // RAX cannot be rotated: AL is compared with.
+            e.Rorx(Host.R15, Host.Rax, 8);
+            copy.Op1Register = Register.R15L;
+            rotate = false;
+        }
         if (rotate)
         {
             for (int i = 0; i < copy.OpCount; i++)

@@ -284,6 +284,10 @@ internal sealed unsafe partial class Translator
     private bool FlagsNeededBefore(int index, bool liveAfter)
     {
         ref readonly Instruction i = ref _instructions[index];
+        if (_vcpu.PreciseFlags && _steps[index] is not (Step.Nop or Step.Lea or Step.Copy) || _vcpu.PreciseFlags && HasMemory(i))
+        {
+            return true;
+        }
         return _steps[index] switch
         {
             Step.Copy or Step.CopyX87 => InstructionFlags.Uses(i) || (liveAfter && !InstructionFlags.Kills(i)),

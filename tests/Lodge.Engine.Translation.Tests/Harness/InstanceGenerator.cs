@@ -114,7 +114,10 @@ internal sealed class InstanceGenerator(int seed, int bits)
         {
             i.HasLockPrefix = true;
         }
-        Implicit(ref i, info, placement);
+        if (!Implicit(ref i, info, placement))
+        {
+            return false;
+        }
         var writer = new Writer();
         if (!Encoder.Create(bits, writer).TryEncode(i, address, out _, out _))
         {
@@ -482,18 +485,20 @@ internal sealed class InstanceGenerator(int seed, int bits)
         }
     }
 
-    // Registers that instructions use without naming them.
-    private void Implicit(ref Instruction i, OpCodeInfo info, Placement placement)
+    // Registers that instructions use without naming them. False when an address register would have to serve two ends.
+    private bool Implicit(ref Instruction i, OpCodeInfo info, Placement placement)
     {
         ulong[] gpr = _registers.Gpr;
         if (Vcpu.IsBitString(i))
         {
             int number = i.Op1Register.GetNumber();
-            if (i.MemoryBase.GetNumber() != number && i.MemoryIndex.GetNumber() != number)
+            if ((i.MemoryBase != Register.None && i.MemoryBase.GetNumber() == number) || (i.MemoryIndex != Register.None && i.MemoryIndex.GetNumber() == number))
             {
-                gpr[number] = (gpr[number] & ~(i.MemorySize.GetSize() == 8 ? ulong.MaxValue : (1UL << (i.MemorySize.GetSize() * 8)) - 1))
-                    | ((ulong)_random.Next(-2000, 2000) & (i.MemorySize.GetSize() == 8 ? ulong.MaxValue : (1UL << (i.MemorySize.GetSize() * 8)) - 1));
+                return false;
             }
+            int size = i.MemorySize.GetSize();
+            ulong mask = size == 8 ? ulong.MaxValue : (1UL << (size * 8)) - 1;
+            gpr[number] = (gpr[number] & ~mask) | ((ulong)_random.Next(-2000, 2000) & mask);
         }
         bool free = _instance.Target == 0;
         if (i.Mnemonic is Mnemonic.Div or Mnemonic.Idiv && _random.Next(2) == 0 && free)
@@ -533,6 +538,7 @@ internal sealed class InstanceGenerator(int seed, int bits)
         {
             gpr[5] = _instance.Target = ChooseTarget(placement, 8);
         }
+        return true;
     }
 
     private sealed class Writer : CodeWriter
