@@ -47,6 +47,7 @@ public sealed class Chipset
         Add(new Hpet(HpetConfiguration.Create(Lines, [timerLine, clockLine], Processors), timers));
         PowerManagement = new AcpiPowerManagement(Lines.CreateSource(InterruptMap.SystemControl), control, timers);
         Add(PowerManagement);
+        Rtc.AlarmRaised = PowerManagement.SignalAlarm;
         Keyboard = new Keyboard8042(Lines.CreateIsaSource(InterruptMap.Keyboard), Lines.CreateIsaSource(InterruptMap.Mouse), control);
         Add(Keyboard);
         Add(new Pvpanic(control));

@@ -50,6 +50,18 @@ public sealed class AcpiPowerManagementTests : IDisposable
     }
 
     [Fact]
+    public void An_enabled_clock_alarm_interrupts()
+    {
+        _device.Out(Smi, 0xA1);
+        _device.Out(Enable, 0x0400, 2); // Linux reads it back and complains if it does not stick
+        Assert.Equal(0x0400u, _device.In(Enable, 2));
+        _device.SignalAlarm();
+        Assert.True(_sci.Level);
+        _device.Out(Status, 0x0400, 2);
+        Assert.False(_sci.Level);
+    }
+
+    [Fact]
     public void Only_soft_off_with_sleep_enable_turns_off()
     {
         _device.Out(Control, 5 << 10, 2);

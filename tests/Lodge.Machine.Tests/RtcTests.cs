@@ -108,6 +108,25 @@ public sealed class RtcTests : IDisposable
     }
 
     [Fact]
+    public void An_alarm_is_told_to_acpi_once()
+    {
+        int alarms = 0;
+        _rtc.AlarmRaised = () => alarms++;
+        Put(_rtc, 1, 0xFF);
+        Put(_rtc, 3, 0xFF);
+        Put(_rtc, 5, 0xFF);
+        Put(_rtc, 0x0B, 0x22);
+        Get(_rtc, 0x0C);
+        _host.Now += TimeSpan.FromSeconds(1);
+        Put(_rtc, 0x0B, 0x22);
+        Put(_rtc, 0x0B, 0x22);
+        Assert.Equal(1, alarms);
+        Assert.True(_line.Level);
+        Assert.Equal(0xB0, Get(_rtc, 0x0C));
+        Assert.False(_line.Level);
+    }
+
+    [Fact]
     public void Periodic_interrupts_come_while_enabled()
     {
         _clock.Start();

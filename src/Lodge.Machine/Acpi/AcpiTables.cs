@@ -89,7 +89,7 @@ public static class AcpiTables
         const int TimerBlock = PortMap.PowerManagement + PowerManagementRegister.PmTimer;
         const int EventLength = 4, ControlLength = 2, TimerLength = 4, GpeLength = PowerManagementRegister.Gpe0Length;
         const int BootLegacyDevices = 1 << 0, Boot8042 = 1 << 1, BootNoVga = 1 << 2;
-        const uint Wbinvd = 1 << 0, C1Supported = 1 << 2, NoFixedSleepButton = 1 << 5, NoFixedRtcStatus = 1 << 6, Timer32 = 1 << 8, ResetSupported = 1 << 10;
+        const uint Wbinvd = 1 << 0, C1Supported = 1 << 2, NoFixedSleepButton = 1 << 5, Timer32 = 1 << 8, ResetSupported = 1 << 10;
 
         var table = new AcpiTable("FACP", 6);
         table.UInt32(facs).UInt32((uint)dsdt);
@@ -106,7 +106,7 @@ public static class AcpiTables
         table.UInt8(0).UInt8(0); // duty cycle: none
         table.UInt8(0).UInt8(0).UInt8(0x32); // day and month alarms: none; century
         table.UInt16(BootLegacyDevices | Boot8042 | BootNoVga).UInt8(0);
-        table.UInt32(Wbinvd | C1Supported | NoFixedSleepButton | NoFixedRtcStatus | Timer32 | ResetSupported);
+        table.UInt32(Wbinvd | C1Supported | NoFixedSleepButton | Timer32 | ResetSupported);
         table.PortAddress(PortMap.ResetControl, 8, 1).UInt8(ResetControl.FadtResetValue);
         table.UInt16(0).UInt8(5); // ARM boot flags; minor version 6.5
         table.UInt64(0).UInt64(dsdt); // FACS is told in the 32-bit field only

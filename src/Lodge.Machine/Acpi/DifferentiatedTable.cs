@@ -101,7 +101,10 @@ internal static class DifferentiatedTable
         Aml.Name("_UID", Aml.Integer(0)),
         Aml.Name("_CRS", new ResourceTemplate().Memory(MemoryMap.HpetBase, MemoryMap.HpetLength).ToBuffer()));
 
-    /// <summary>What the chipset occupies that no other device lists, ECAM first of all (PCI Firmware 3.3, 4.1.2).</summary>
+    /// <summary>
+    /// What the chipset occupies that no other device lists, ECAM first of all (PCI Firmware 3.3, 4.1.2). The power management ports belong to
+    /// the ISA bridge, where Linux reserves them itself and warns if they are listed here as well.
+    /// </summary>
     private static byte[] Platform() => Aml.Device("MBRD",
         Aml.Name("_HID", Aml.EisaId("PNP0C02")),
         Aml.Name("_UID", Aml.Integer(0)),
@@ -109,8 +112,6 @@ internal static class DifferentiatedTable
             .Memory(MemoryMap.EcamBase, MemoryMap.EcamLength)
             .Io(PortMap.SystemControlA, 1)
             .Io(PortMap.SmiCommand, 2)
-            .Io(PortMap.PowerManagement, 12)
-            .Io(PortMap.GeneralPurposeEvents, 4)
             .ToBuffer()));
 
     private static IEnumerable<byte[]> Processors(int count)

@@ -9,7 +9,7 @@ namespace Lodge.Machine.Devices.Clock.Rtc;
 /// host's plus an offset that the guest sets by setting the clock. The flags of register C are found when somebody looks; timers run only for
 /// interrupts that are enabled.
 /// </summary>
-/// <remarks>Lock order: the clock's lock, then the timer service's and the interrupt controllers'.</remarks>
+/// <remarks>Lock order: the clock's lock, then the ACPI registers', the timer service's and the interrupt controllers'.</remarks>
 public sealed class Rtc : IDevice, IByteWideDevice
 {
     private const int IndexPort = 0;
@@ -36,6 +36,7 @@ public sealed class Rtc : IDevice, IByteWideDevice
     private byte[]? _stored;
     private long _storedOffset;
     private bool _running;
+    private bool _alarmed;
 
     /// <summary>Creates the clock and loads the CMOS file if one is configured and exists.</summary>
     /// <exception cref="IOException">The CMOS file is unreadable.</exception>
@@ -67,6 +68,9 @@ public sealed class Rtc : IDevice, IByteWideDevice
 
     /// <inheritdoc/>
     public IReadOnlyList<RegionClaim> Claims { get; }
+
+    /// <summary>Called, with the clock's lock held, when an alarm interrupt begins: ACPI's RTC_STS.</summary>
+    public Action? AlarmRaised { get; set; }
 
     /// <summary>Whether the guest masks NMIs (bit 7 of port 0x70).</summary>
     public bool NmiMasked { get { lock (_gate) { return (_index & 0x80) != 0; } } }
@@ -168,6 +172,7 @@ public sealed class Rtc : IDevice, IByteWideDevice
             _index = state.Index;
             _flags = (byte)(state.Flags & (RegisterC.Periodic | RegisterC.Alarm | RegisterC.UpdateEnded));
             MarkSeen();
+            _alarmed = (_flags & _cmos[RtcRegister.B] & RegisterB.AlarmInterrupt) != 0; // told of before it was saved
             UpdateInterrupt();
         }
     }
@@ -328,7 +333,16 @@ public sealed class Rtc : IDevice, IByteWideDevice
 
     private bool InterruptRequested => (_flags & _cmos[RtcRegister.B] & RegisterB.Interrupts) != 0;
 
-    private void UpdateInterrupt() => _line.Set(InterruptRequested);
+    private void UpdateInterrupt()
+    {
+        bool alarm = (_flags & _cmos[RtcRegister.B] & RegisterB.AlarmInterrupt) != 0;
+        if (alarm && !_alarmed)
+        {
+            AlarmRaised?.Invoke();
+        }
+        _alarmed = alarm;
+        _line.Set(InterruptRequested);
+    }
 
     private void ArmPeriodic()
     {

@@ -82,6 +82,16 @@ public sealed class AcpiPowerManagement : IDevice
         }
     }
 
+    /// <summary>The real-time clock's alarm went off (RTC_STS). Any thread.</summary>
+    public void SignalAlarm()
+    {
+        lock (_gate)
+        {
+            _status |= Pm1Event.RealTimeClock;
+            UpdateInterrupt();
+        }
+    }
+
     /// <summary>Raises general-purpose event <paramref name="number"/> (0 to 15). Any thread.</summary>
     public void RaiseEvent(int number)
     {

@@ -22,9 +22,10 @@ internal enum Pm1Event : ushort
     BusMaster = 1 << 4,
     Global = 1 << 5,
     PowerButton = 1 << 8,
+    RealTimeClock = 1 << 10,
     Wake = 1 << 15,
-    Enables = Timer | Global | PowerButton,
-    Statuses = Timer | BusMaster | Global | PowerButton | Wake,
+    Enables = Timer | Global | PowerButton | RealTimeClock,
+    Statuses = Timer | BusMaster | Global | PowerButton | RealTimeClock | Wake,
 }
 
 /// <summary>PM1 control register (table 4.13).</summary>
