@@ -15,7 +15,7 @@ internal sealed unsafe class ExceptionGuest : IMachineBus, IDisposable
     private const ulong Pml4 = 0x1000, Gdt = 0x2000, Idt = 0x3000, Tss = 0x4000, Ldt = 0x5000, Handlers = 0x6000, ExceptionStack = 0x9000, FirstFree = 0x1_0000;
 
     /// <summary>Where the supervisor's own pages are in every address space (canonical, top of the lower half).</summary>
-    private const ulong Window = 0x7FFF_FF00_0000;
+    public const ulong Window = 0x7FFF_FF00_0000;
 
     public const ushort ExitPort = 0xF4;
     private ulong _free = FirstFree;
@@ -70,6 +70,9 @@ internal sealed unsafe class ExceptionGuest : IMachineBus, IDisposable
 
     /// <summary>Called for writes to other ports.</summary>
     public Action<ushort, ulong>? OnPort { get; set; }
+
+    /// <summary>Bytes of RAM from 0 that hold tables and mapped pages.</summary>
+    public ulong Used => _free;
 
     /// <summary>Takes a free physical page.</summary>
     public ulong TakePage()
@@ -145,6 +148,30 @@ internal sealed unsafe class ExceptionGuest : IMachineBus, IDisposable
         Partition.Vcpus[processor].RestoreState(state);
     }
 
+    /// <summary>Interrupt vectors of real mode, which end the run, and their handler.</summary>
+    public void PrepareReal()
+    {
+        for (ulong i = 0; i < 256; i++)
+        {
+            Memory.TryWrite(i * 4, 0x600u + ((uint)i * 4));
+            Memory.TryWrite(0x600 + (i * 4), 0xFEEB_F4E6u);
+        }
+    }
+
+    /// <summary>Real mode at a code segment.</summary>
+    public void EnterReal(ushort code)
+    {
+        var state = new ProcessorState { Cr0 = 0x10, Cr4 = 0x4_0600, Xcr0 = 7, Flags = 0x202 };
+        for (int i = 0; i < 6; i++)
+        {
+            state.Segments[i] = new SegmentState(i == 1 ? code : (ushort)0, i == 1 ? (ulong)code << 4 : 0, 0xFFFF, i == 1 ? 0x9Bu : 0x93);
+        }
+        state.TaskRegister = new SegmentState(0, 0, 0xFFFF, 0x8B);
+        state.LocalDescriptorTable = new SegmentState(0, 0, 0xFFFF, 0x82);
+        state.InterruptDescriptorTable = new TableRegister(0, 0x3FF);
+        Partition.Vcpus[0].RestoreState(state);
+    }
+
     /// <summary>
     /// Runs processor 0 from its RIP until an exception or the exit port ends it. Returns the vector, or -1 for the exit port, -2 when it was stopped from
     /// outside, -3 when it shut down.
@@ -164,6 +191,10 @@ internal sealed unsafe class ExceptionGuest : IMachineBus, IDisposable
         if (Volatile.Read(ref _executing) != 0)
         {
             return -2;
+        }
+        if ((B->Cr0 & 1) == 0 && B->Rip is >= 0x600 and < 0xA00)
+        {
+            return (int)(B->Rip - 0x600) / 4;
         }
         ulong handler = B->Rip - Window - Handlers;
         return handler < 0x1000 ? (int)(handler / 16) : -1;

@@ -534,6 +534,10 @@ internal sealed class InstanceGenerator(int seed, int bits)
         {
             gpr[4] = _instance.Target = ChooseTarget(placement, 8) + (i.Mnemonic == Mnemonic.Pop ? 0UL : 8);
         }
+        else if (i.Mnemonic is Mnemonic.Push or Mnemonic.Pop && i.MemoryBase.GetNumber() == 4 && i.MemoryBase != Register.None)
+        {
+            return false;
+        }
         else if (i.Mnemonic == Mnemonic.Leave)
         {
             gpr[5] = _instance.Target = ChooseTarget(placement, 8);
