@@ -100,6 +100,28 @@ internal sealed unsafe class ExceptionGuest : IMachineBus, IDisposable
         Memory.TryWrite(table + ((linear >> 12 & 511) * 8), physical | flags);
     }
 
+    /// <summary>Physical address of the page-table entry of a mapped page.</summary>
+    public ulong EntryAddress(ulong linear)
+    {
+        ulong table = Pml4;
+        for (int shift = 39; shift > 12; shift -= 9)
+        {
+            Memory.TryRead(table + ((linear >> shift & 511) * 8), out ulong entry);
+            table = entry & 0x000F_FFFF_FFFF_F000;
+        }
+        return table + ((linear >> 12 & 511) * 8);
+    }
+
+    /// <summary>Assembles 64-bit code at a mapped address.</summary>
+    public void Assemble(ulong at, Action<Iced.Intel.Assembler> program)
+    {
+        var assembler = new Iced.Intel.Assembler(64);
+        program(assembler);
+        using var stream = new MemoryStream();
+        assembler.Assemble(new Iced.Intel.StreamCodeWriter(stream), at);
+        Write(at, stream.ToArray());
+    }
+
     /// <summary>Maps fresh pages over a range.</summary>
     public ulong MapFresh(ulong linear, ulong length, ulong flags = 7)
     {
