@@ -262,6 +262,10 @@ internal sealed unsafe partial class Translator
     private bool SegmentsFlat(in Instruction i) => _is64 || Reencoder.MemoryOperand(i) < 0
         || (i.MemorySegment is not (Register.FS or Register.GS) && i.MemoryBase.GetSize() != 2 && i.MemoryIndex.GetSize() != 2 && i.MemoryDisplSize != 2);
 
+    // BT with memory and a register offset, 32-bit addresses and FS or GS: the address wraps before the base is added; T0 does that.
+    private static bool ReachesBeyondSegmentBase(in Instruction i) =>
+        i.MemorySegment is Register.FS or Register.GS && (i.MemoryBase.GetSize() == 4 || i.MemoryIndex.GetSize() == 4) && Vcpu.IsBitString(i);
+
     private bool Available(in Instruction i) => _vcpu.ClassOf(i) switch
     {
         AvailabilityClass.Always or AvailabilityClass.VexGeneral => true,
