@@ -13,6 +13,7 @@ internal sealed class ProcessorThreads : IDisposable
     private readonly Action<VirtualProcessor, ProcessorExit, string?> _exited;
     private Thread[] _threads = [];
     private bool _permitted;
+    private IReadOnlyCollection<VirtualProcessor>? _chosen;
     private bool _ending;
     private int _running;
 
@@ -31,12 +32,13 @@ internal sealed class ProcessorThreads : IDisposable
     /// <summary>Whether the caller is one of the threads.</summary>
     public bool IsCurrent => Array.IndexOf(_threads, Thread.CurrentThread) >= 0;
 
-    /// <summary>Lets the processors run.</summary>
-    public void Permit()
+    /// <summary>Lets the processors run, or only some of them.</summary>
+    public void Permit(IReadOnlyCollection<VirtualProcessor>? chosen = null)
     {
         lock (_gate)
         {
             _permitted = !_ending;
+            _chosen = chosen;
             Monitor.PulseAll(_gate);
         }
         if (_threads.Length == 0)
@@ -101,7 +103,7 @@ internal sealed class ProcessorThreads : IDisposable
         {
             lock (_gate)
             {
-                while (!_permitted && !_ending)
+                while ((!_permitted || _chosen?.Contains(processor) == false) && !_ending)
                 {
                     Monitor.Wait(_gate);
                 }
@@ -126,15 +128,12 @@ internal sealed class ProcessorThreads : IDisposable
             if (exit != ProcessorExit.Stopped)
             {
                 Interrupt();
+                _exited(processor, exit, failure); // so that whoever has waited for this processor knows
             }
             lock (_gate)
             {
                 _running--;
                 Monitor.PulseAll(_gate);
-            }
-            if (exit != ProcessorExit.Stopped)
-            {
-                _exited(processor, exit, failure);
             }
         }
     }

@@ -4,6 +4,7 @@ using Lodge.Engine.Processor;
 using Lodge.Engine.State;
 using Lodge.Engine.Time;
 using Lodge.Machine.Acpi;
+using Lodge.Machine.Debugging;
 
 namespace Lodge.Machine;
 
@@ -33,7 +34,7 @@ public enum MachineRunState
 /// last the request lock and <see cref="ProcessorThreads"/>' gate. A processor's thread never takes the lifecycle lock; whoever holds it may
 /// therefore wait for the processors.</para>
 /// </remarks>
-public sealed class VirtualMachine : IDisposable
+public sealed class VirtualMachine : IDebugTarget, IDisposable
 {
     private readonly Lock _lifecycle = new();
     private readonly object _requestGate = new();
@@ -42,7 +43,7 @@ public sealed class VirtualMachine : IDisposable
     private readonly ProcessorThreads _threads;
     private readonly Thread _thread;
     private MachineOutcome? _request;
-    private VirtualProcessor? _debugStop;
+    private readonly List<VirtualProcessor> _debugStops = [];
     private bool _disposing;
     private bool _disposed;
     private volatile MachineRunState _state;
@@ -101,10 +102,10 @@ public sealed class VirtualMachine : IDisposable
     public Task<MachineOutcome> Completion => _completion.Task;
 
     /// <summary>
-    /// A processor reached a breakpoint, watchpoint or step; the machine is paused. On the machine's thread, which must not be held up; go on
+    /// Processors reached a breakpoint, watchpoint or step; the machine is paused. On the machine's thread, which must not be held up; go on
     /// with <see cref="Resume"/>, from any thread.
     /// </summary>
-    public event Action<VirtualProcessor>? DebugStopped;
+    public event Action<IReadOnlyList<VirtualProcessor>>? DebugStopped;
 
     /// <summary>The guest's kernel panicked but hands over to a crash kernel. On a processor's thread: must return at once.</summary>
     public event Action? CrashKernelStarting;
@@ -113,18 +114,25 @@ public sealed class VirtualMachine : IDisposable
     public void Start() => Resume();
 
     /// <summary>Lets a made or paused machine run. Nothing happens when it runs already or has ended.</summary>
-    public void Resume()
+    /// <param name="processors">The processors that run, for debuggers; null for all.</param>
+    public void Resume(IReadOnlyCollection<VirtualProcessor>? processors = null)
     {
         lock (_lifecycle)
         {
             ObjectDisposedException.ThrowIf(_disposed, this);
             if (_state is MachineRunState.Created or MachineRunState.Paused)
             {
-                Go();
+                Go(processors);
                 _state = MachineRunState.Running;
             }
         }
     }
+
+    IReadOnlyList<VirtualProcessor> IDebugTarget.Processors => Partition.Processors;
+
+    CpuModel IDebugTarget.Model => _configuration.Model;
+
+    Task IDebugTarget.Completion => Completion;
 
     /// <summary>Holds a running machine; returns when processors and devices stand still. Not on a processor's thread.</summary>
     public void Pause()
@@ -297,14 +305,14 @@ public sealed class VirtualMachine : IDisposable
         Partition.Processors[0].SetState(first);
     }
 
-    private void Go()
+    private void Go(IReadOnlyCollection<VirtualProcessor>? processors = null)
     {
         Clock.Start();
         foreach (IDevice device in Chipset.Devices)
         {
             device.Start();
         }
-        _threads.Permit();
+        _threads.Permit(processors);
     }
 
     private void StandStill()
@@ -415,7 +423,7 @@ public sealed class VirtualMachine : IDisposable
             case ProcessorExit.Debug:
                 lock (_requestGate)
                 {
-                    _debugStop = processor;
+                    _debugStops.Add(processor);
                     Monitor.PulseAll(_requestGate);
                 }
                 break;
@@ -425,12 +433,13 @@ public sealed class VirtualMachine : IDisposable
         }
     }
 
-    private void TakeRequest(out MachineOutcome? request, out VirtualProcessor? debugStop)
+    private void TakeRequest(out MachineOutcome? request, out IReadOnlyList<VirtualProcessor> debugStops)
     {
         lock (_requestGate)
         {
-            (request, debugStop) = (_request, _debugStop);
-            (_request, _debugStop) = (null, null);
+            (request, debugStops) = (_request, [.. _debugStops]);
+            _request = null;
+            _debugStops.Clear();
         }
     }
 
@@ -441,7 +450,7 @@ public sealed class VirtualMachine : IDisposable
         {
             lock (_requestGate)
             {
-                while (_request is null && _debugStop is null && !_disposing)
+                while (_request is null && _debugStops.Count == 0 && !_disposing)
                 {
                     Monitor.Wait(_requestGate);
                 }
@@ -450,41 +459,46 @@ public sealed class VirtualMachine : IDisposable
                     return;
                 }
             }
-            VirtualProcessor? stopped;
+            IReadOnlyList<VirtualProcessor> stopped;
             lock (_lifecycle)
             {
                 stopped = Serve();
             }
-            if (stopped is not null)
+            if (stopped.Count != 0)
             {
                 DebugStopped?.Invoke(stopped);
             }
         }
     }
 
-    private VirtualProcessor? Serve()
+    private IReadOnlyList<VirtualProcessor> Serve()
     {
-        TakeRequest(out MachineOutcome? request, out VirtualProcessor? debugStop);
+        TakeRequest(out MachineOutcome? request, out IReadOnlyList<VirtualProcessor> debugStops);
         if (request is { Kind: MachineOutcomeKind.Reset } && _configuration.RestartOnReset && _state != MachineRunState.Ended)
         {
             Restart();
-            return null;
+            return [];
         }
         if (request is not null)
         {
             End(request);
-            return null;
+            return [];
         }
-        if (debugStop is null || _state == MachineRunState.Ended)
+        if (debugStops.Count == 0 || _state == MachineRunState.Ended)
         {
-            return null;
+            return [];
         }
         if (_state == MachineRunState.Running)
         {
             StandStill();
             _state = MachineRunState.Paused;
         }
-        return debugStop;
+        lock (_requestGate)
+        {
+            debugStops = [.. debugStops, .. _debugStops]; // others that stopped before they were held
+            _debugStops.Clear();
+        }
+        return debugStops;
     }
 
     /// <summary>The machine as devices see it.</summary>

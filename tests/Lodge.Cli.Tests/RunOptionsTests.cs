@@ -1,4 +1,5 @@
 using System.Net;
+using System.Net.Sockets;
 using Lodge.Cli.Run;
 using Lodge.Engine.Processor;
 using Xunit;
@@ -39,6 +40,9 @@ public class RunOptionsTests
         Assert.Equal(new IPEndPoint(IPAddress.Loopback, 1234), RunOptions.ParseGdb("tcp::1234"));
         Assert.Equal(new IPEndPoint(IPAddress.Any, 9), RunOptions.ParseGdb("0.0.0.0:9"));
         Assert.Equal(new IPEndPoint(IPAddress.IPv6Loopback, 9), RunOptions.ParseGdb("[::1]:9"));
+        Assert.Equal(new UnixDomainSocketEndPoint("./gdb.socket"), RunOptions.ParseGdb("./gdb.socket"));
+        Assert.Equal(new UnixDomainSocketEndPoint("/tmp/x"), RunOptions.ParseGdb("unix:/tmp/x"));
+        Assert.Throws<FormatException>(() => RunOptions.ParseGdb("/" + new string('x', 107)));
         Assert.Throws<FormatException>(() => RunOptions.ParseGdb("nowhere:1"));
         Assert.Throws<FormatException>(() => RunOptions.ParseGdb(":70000"));
         Assert.Throws<FormatException>(() => RunOptions.ParseGdb(""));

@@ -243,7 +243,7 @@ public sealed unsafe class SelfModifyingCodeTests : IDisposable
     public void CodeWrittenByAnotherProcessorIsSeenAfterItsFlag(bool interpret)
     {
         // Processor 1 patches the function and publishes the round; processor 0 waits for the round, serializes, calls and answers.
-        const int Rounds = 60;
+        const int Rounds = 300;
         ReturnValue(Function, 0);
         _guest.Assemble(Code, a =>
         {

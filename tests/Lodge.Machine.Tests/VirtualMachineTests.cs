@@ -215,7 +215,7 @@ public class VirtualMachineTests
         machine.DebugStopped += p =>
         {
             Assert.Equal(MachineRunState.Paused, machine.State);
-            stopped.SetResult(p.Index);
+            stopped.SetResult(Assert.Single(p).Index);
         };
         machine.Start();
         Assert.Equal(1, await stopped.Task.WaitAsync(s_patience));

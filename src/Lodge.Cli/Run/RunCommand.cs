@@ -43,7 +43,7 @@ internal static class RunCommand
         Option<CpuModelName> cpu = Parsed("--cpu", "CPU model: v1, v2, v3 (x86-64 levels) or host [default: v3]", "MODEL", RunOptions.ParseCpu);
         Option<string> engine = Parsed("--engine", "What executes the guest: auto or translate [default: auto]", "NAME", RunOptions.ParseEngine);
         Option<string> name = Parsed("--name", "Name of the machine, and host name of the default system [default: lodge]", "NAME", RunOptions.ParseName);
-        Option<IPEndPoint?> gdb = Parsed<IPEndPoint?>("--gdb", "Wait for gdb here before the first instruction, for example :1234", "[ADDRESS]:PORT", RunOptions.ParseGdb);
+        Option<EndPoint?> gdb = Parsed<EndPoint?>("--gdb", "Wait for gdb here before the first instruction, for example :1234 or ./gdb.socket", "[ADDRESS]:PORT|PATH", RunOptions.ParseGdb);
         Option<ushort?> debugExit = new("--debug-exit")
         {
             Description = "A write to this I/O port ends the run with status (value << 1) | 1 [default port: 0xf4]",

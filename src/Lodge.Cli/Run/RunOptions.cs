@@ -1,5 +1,7 @@
 using System.Globalization;
 using System.Net;
+using System.Net.Sockets;
+using System.Text;
 using Lodge.Engine.Processor;
 
 namespace Lodge.Cli.Run;
@@ -41,7 +43,7 @@ internal sealed record RunOptions
     /// <summary>Whether the name was given: then the machine's CMOS is kept under it.</summary>
     public bool Named { get; init; }
 
-    public IPEndPoint? Gdb { get; init; }
+    public EndPoint? Gdb { get; init; }
 
     public ushort? DebugExitPort { get; init; }
 
@@ -111,9 +113,19 @@ internal sealed record RunOptions
             ? text
             : throw new FormatException($"name '{text}' is not usable; give 1 to 63 letters, digits, '-', '_' or '.', a letter or digit first");
 
-    /// <summary>Parses where the debugger's connection is awaited: <c>:1234</c>, <c>1234</c>, <c>ADDRESS:1234</c>. Without an address it is the loopback.</summary>
-    public static IPEndPoint ParseGdb(string text)
+    /// <summary>
+    /// Parses where the debugger's connection is awaited: <c>:1234</c>, <c>1234</c>, <c>ADDRESS:1234</c> (without an address it is the loopback), or with a slash in it
+    /// the path of a Unix socket.
+    /// </summary>
+    public static EndPoint ParseGdb(string text)
     {
+        if (text.Contains('/'))
+        {
+            string path = text.StartsWith("unix:", StringComparison.Ordinal) ? text[5..] : text;
+            return Encoding.UTF8.GetByteCount(path) is > 0 and < 108 && !path.Contains('\0')
+                ? new UnixDomainSocketEndPoint(path)
+                : throw new FormatException($"debugger socket '{text}' is not usable; a path of at most 107 bytes is");
+        }
         int colon = text.LastIndexOf(':');
         string host = colon < 0 ? "" : text[..colon].Trim('[', ']');
         host = host.StartsWith("tcp:", StringComparison.Ordinal) ? host[4..] : host;

@@ -1,6 +1,9 @@
 using System.Globalization;
+using System.Net;
+using System.Net.Sockets;
 using Lodge.Cli.Console;
 using Lodge.Machine;
+using Lodge.Machine.Debugging;
 
 namespace Lodge.Cli.Run;
 
@@ -21,7 +24,11 @@ internal static class RunSession
         {
             using VirtualMachine machine = RunMachine.Create(options, plan, console);
             machine.Completion.ContinueWith(_ => end.Finish(ExitStatus.PowerOff, null), TaskScheduler.Default);
-            machine.Start();
+            using GdbServer? debugger = options.Gdb is { } address ? Listen(machine, address) : null;
+            if (debugger is null)
+            {
+                machine.Start();
+            }
             console.Start();
             outcome = end.Wait(options.Timeout);
             machine.Stop(); // has no effect on a machine that has ended by itself
@@ -47,6 +54,21 @@ internal static class RunSession
             HostFile.Error($"lodge: {text}");
         }
         return outcome.Status;
+    }
+
+    /// <summary>Waits for a debugger, which lets the machine start.</summary>
+    private static GdbServer Listen(VirtualMachine machine, EndPoint address)
+    {
+        try
+        {
+            GdbServer server = new(machine, address);
+            HostFile.Error($"lodge: waiting for gdb; connect with: {server.Command}");
+            return server;
+        }
+        catch (Exception e) when (e is SocketException or IOException or UnauthorizedAccessException)
+        {
+            throw new LodgeException($"cannot wait for gdb at {address}: {e.Message}; give --gdb another address");
+        }
     }
 
     /// <summary>Exit status and line for a machine that ended by itself.</summary>

@@ -65,6 +65,11 @@ internal sealed unsafe class BlockCache : IDisposable
             interpret = true;
             return null;
         }
+        if (_vcpu.BreaksAt(rip))
+        {
+            interpret = true; // where the stop is made
+            return null;
+        }
         SecondLevelEntry* entry = _vcpu.TlbLookup(rip, AccessKind.Execute, (int)(mode & 3));
         if (entry == null)
         {

@@ -134,6 +134,10 @@ internal sealed unsafe partial class Translator
         int marked = -1;
         while (_count < MaximumInstructions && offset < 4096)
         {
+            if (_count > 0 && _vcpu.BreaksAt(_block.Rip + (ulong)length))
+            {
+                break; // a debugger's breakpoint is looked for between blocks
+            }
             int window = Math.Min(15, 4096 - offset);
             if ((offset + window - 1) >> 6 != marked)
             {
@@ -261,10 +265,6 @@ internal sealed unsafe partial class Translator
     // In 32-bit code FS and GS have bases and limits of their own, which only T0 checks.
     private bool SegmentsFlat(in Instruction i) => _is64 || Reencoder.MemoryOperand(i) < 0
         || (i.MemorySegment is not (Register.FS or Register.GS) && i.MemoryBase.GetSize() != 2 && i.MemoryIndex.GetSize() != 2 && i.MemoryDisplSize != 2);
-
-    // BT with memory and a register offset, 32-bit addresses and FS or GS: the address wraps before the base is added; T0 does that.
-    private static bool ReachesBeyondSegmentBase(in Instruction i) =>
-        i.MemorySegment is Register.FS or Register.GS && (i.MemoryBase.GetSize() == 4 || i.MemoryIndex.GetSize() == 4) && Vcpu.IsBitString(i);
 
     private bool Available(in Instruction i) => _vcpu.ClassOf(i) switch
     {

@@ -20,7 +20,7 @@ internal static class ModeBits
     /// <summary>AVX raises #UD or #NM.</summary>
     public const uint NoAvx = 1 << 5;
 
-    /// <summary>Only one instruction at a time by C#: real mode, virtual 8086, 16-bit code, segments that are not flat, single step, debug breakpoints.</summary>
+    /// <summary>Only one instruction at a time by C#: real mode, virtual 8086, 16-bit code, segments that are not flat, single step, the guest's debug registers.</summary>
     public const uint Interpret = 1 << 6;
 
     /// <summary>CPL 0 (privileged instructions that T1 emits).</summary>

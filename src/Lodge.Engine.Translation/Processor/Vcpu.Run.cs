@@ -59,6 +59,12 @@ internal sealed unsafe partial class Vcpu
         {
             while (true)
             {
+                if (_debugStop is { } stop)
+                {
+                    _debugStop = null;
+                    LastDebugEvent = stop;
+                    return ProcessorExit.Debug;
+                }
                 if (B->ExitRequest != 0 || B->InterruptPending != 0)
                 {
                     if (TakeEvents() is { } exit)
@@ -80,12 +86,6 @@ internal sealed unsafe partial class Vcpu
                     if (!InterpretOne() && B->Activity == (uint)ActivityState.Shutdown)
                     {
                         return ProcessorExit.Shutdown;
-                    }
-                    if (_debugStop is { } stop)
-                    {
-                        _debugStop = null;
-                        LastDebugEvent = stop;
-                        return ProcessorExit.Debug;
                     }
                     continue;
                 }
@@ -124,7 +124,8 @@ internal sealed unsafe partial class Vcpu
         }
         B->InterruptPending = 0;
         Interlocked.MemoryBarrier();
-        bool shadow = B->InterruptShadow != 0;
+        // A debugger's step executes the next instruction: what is pending waits.
+        bool shadow = B->InterruptShadow != 0 || (_debug.SingleStep && B->Activity == (uint)ActivityState.Active);
         if (B->NmiBlocked == 0 && !shadow && Apic.TryTakeNmi())
         {
             WakeUp();
@@ -221,15 +222,16 @@ internal sealed unsafe partial class Vcpu
     /// <summary>Executes one instruction by C# and delivers what it raises. False when the processor shut down.</summary>
     private bool InterpretOne()
     {
+        if (StopsAtBreakpoint())
+        {
+            return true;
+        }
         B->InterruptShadow = 0;
         bool trace = (B->SystemFlags & 0x100) != 0;
         ulong resume = B->SystemFlags & ResumeFlag;
         try
         {
-            if (CheckDebugBeforeInstruction())
-            {
-                return true;
-            }
+            CheckInstructionBreakpoints();
             B->SystemFlags &= ~ResumeFlag; // lasts one instruction; IRET may set it anew
             ExecuteOne();
         }
@@ -237,17 +239,22 @@ internal sealed unsafe partial class Vcpu
         {
             Faults++;
             PendingDebug = 0;
+            _debugStop = null; // the access was not made
             B->SystemFlags |= resume;
-            return Deliver(fault.Vector, fault.ErrorCode, fault.Address);
+            bool delivered = Deliver(fault.Vector, fault.ErrorCode, fault.Address);
+            CheckSingleStep();
+            return delivered;
         }
         ulong pending = PendingDebug | (trace ? 1UL << 14 : 0);
         if (pending != 0)
         {
             PendingDebug = 0;
             Faults++;
-            return Deliver(Vector.Debug, null, pending);
+            bool delivered = Deliver(Vector.Debug, null, pending);
+            CheckSingleStep();
+            return delivered;
         }
-        CheckDebugAfterInstruction();
+        CheckSingleStep();
         return true;
     }
 
@@ -455,7 +462,7 @@ internal sealed unsafe partial class Vcpu
             block->ExitInfo = unchecked((ulong)(long)ExitCode.Resume);
             return block->Rip == expected && block->Mode == mode && vcpu.FetchVersion == fetch && vcpu.Blocks.Generation == generation && block->Activity == 0
                 && block->InterruptShadow == 0 && block->ExitRequest == 0
-                && (block->InterruptPending == 0 || (block->SystemFlags & 0x200) == 0) && vcpu._failure is null ? 1UL : 0;
+                && (block->InterruptPending == 0 || (block->SystemFlags & 0x200) == 0) && vcpu._failure is null && vcpu._debugStop is null ? 1UL : 0;
         }
         catch (Exception failure)
         {

@@ -104,7 +104,7 @@ internal sealed unsafe partial class Vcpu
             return false;
         }
         SecondLevelEntry* entry = TlbLookup(linear, access, TlbMode);
-        if (entry == null || entry->Host == null)
+        if (entry == null || entry->Host == null || Watched(linear & ~0xFFFUL))
         {
             return false;
         }

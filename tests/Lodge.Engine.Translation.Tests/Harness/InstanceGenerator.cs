@@ -396,7 +396,7 @@ internal sealed class InstanceGenerator(int seed, int bits)
             _instance.GsBase = i.SegmentPrefix == Register.GS ? segmentBase : 0;
         }
         ulong offset = target - segmentBase;
-        int width = bits == 64 && !vsib && (long)offset is >= 0 and <= uint.MaxValue && _random.Next(6) == 0 ? 4 : bits / 8;
+        int width = bits == 64 && !vsib && segmentBase == 0 && _random.Next(6) == 0 ? 4 : bits / 8;
         ulong mask = width == 4 ? uint.MaxValue : ulong.MaxValue;
         int form = vsib ? 2 : _random.Next(8);
         i.MemoryIndexScale = 1;
