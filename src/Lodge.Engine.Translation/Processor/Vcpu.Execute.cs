@@ -184,9 +184,14 @@ internal sealed unsafe partial class Vcpu
         {
             ProbeWrite(linear, size, user);
         }
-        if (read)
+        // An x87 store whose exception is unmasked stores nothing: what is there must stay. (Loading it first would disturb devices, which get zeros.)
+        if (read || (x87 && (linear & 0xFFF) + (ulong)size > 4096))
         {
             ReadLinear(linear, data, user);
+        }
+        else
+        {
+            data.Clear();
         }
         RunThunk(instruction, bounce, x87, bitString);
         HideHostPointers(instruction, bounce);

@@ -157,8 +157,13 @@ internal sealed class InstanceGenerator(int seed, int bits)
         _registers.Mxcsr = mxcsr;
         Span<byte> x87 = _registers.X87;
         x87.Clear();
-        BitConverter.TryWriteBytes(x87, (ushort)(0x7F | (_random.Next(4) == 0 ? _random.Next(16) << 8 : 0x300)));
+        BitConverter.TryWriteBytes(x87, (ushort)((_random.Next(10) == 0 ? _random.Next(0x40) | 0x40 : 0x7F) | (_random.Next(4) == 0 ? _random.Next(16) << 8 : 0x300)));
         BitConverter.TryWriteBytes(x87[2..], (ushort)((_random.Next(8) << 11) | (_random.Next(4) == 0 ? _random.Next(0x40) : 0) | (_random.Next(8) << 8)));
+        if ((x87[2] & ~x87[0] & 0x3F) != 0)
+        {
+            x87[2] |= 0x80; // ES and B follow from the others
+            x87[3] |= 0x80;
+        }
         x87[4] = _random.Next(3) == 0 ? (byte)_random.Next(256) : (byte)0xFF;
         for (int i = 0; i < 8; i++)
         {
