@@ -56,10 +56,10 @@ internal sealed unsafe class BlockCache : IDisposable
     /// Finds or translates the block at RIP of the current mode. Null with <see cref="Vcpu.PendingFault"/> set when the fetch faults; null with
     /// <paramref name="interpret"/> when it must be interpreted.
     /// </summary>
-    public Block? Find(ulong rip, out bool interpret)
+    public Block? Find(ulong rip, out bool interpret, bool careful = false)
     {
         interpret = false;
-        uint mode = _vcpu.B->Mode;
+        uint mode = _vcpu.B->Mode | (careful ? ModeBits.Careful : 0);
         if ((mode & ModeBits.Code64) != 0 && (ulong)((long)(rip << 16) >> 16) != rip)
         {
             interpret = true;
@@ -153,7 +153,7 @@ internal sealed unsafe class BlockCache : IDisposable
     public void Link(int exit, Block target)
     {
         ref BlockExit e = ref System.Runtime.InteropServices.CollectionsMarshal.AsSpan(Exits)[exit];
-        if (e.Linked is not null || !e.Source.Valid || !target.Valid || target.Mode != e.Source.Mode)
+        if (e.Linked is not null || !e.Source.Valid || !target.Valid || ((target.Mode ^ e.Source.Mode) & ~ModeBits.Careful) != 0)
         {
             return;
         }

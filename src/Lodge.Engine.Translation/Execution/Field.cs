@@ -7,7 +7,7 @@ internal static unsafe class Field
 {
     public static readonly int Rip, NextRip, PackedFlags, SystemFlags, ExitRequest, InterruptPending, Cpl, Mode, X87Loaded, Mxcsr, HostMxcsr, TscOffset, TscAux;
     public static readonly int HostRsp, Scratch0, Scratch1, Scratch2, Scratch3, FaultPc, FaultSignal, FaultFlags, ExitInfo, ExitTarget, ExitSite, Self, FaultExit;
-    public static readonly int UserJumpKey, SupervisorJumpKey, ExtendedState, Ymm, InstructionTlb, JumpCache, Tlb, InterruptShadow, Segments;
+    public static readonly int UserJumpKey, SupervisorJumpKey, ExtendedState, Ymm, InstructionTlb, JumpCache, Tlb, InterruptShadow, Segments, Windows;
 
     static Field()
     {
@@ -48,6 +48,7 @@ internal static unsafe class Field
         JumpCache = Of(b->JumpCache);
         Tlb = Of(b->Tlb);
         InterruptShadow = Of(&b->InterruptShadow);
+        Windows = Of(b->Windows);
         Segments = Of(&b->Segment0);
         System.Runtime.InteropServices.NativeMemory.Free(b);
         if ((ExtendedState & 63) != 0)

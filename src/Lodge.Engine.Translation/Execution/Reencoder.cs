@@ -3,10 +3,16 @@ using Lodge.Engine.Translation.Emission;
 
 namespace Lodge.Engine.Translation.Execution;
 
+/// <summary>Host address of a memory operand: [base + R14 (when indexed) + displacement].</summary>
+internal readonly record struct HostAddress(int Base, bool HasIndex, int Displacement)
+{
+    /// <summary>[R14].</summary>
+    public static HostAddress InR14 { get; } = new(Host.R14, false, 0);
+}
+
 /// <summary>
-/// Emits a copied instruction: its registers renamed by the convention of <see cref="Stubs"/>, its memory operand replaced by [R14]. Flags pass
-/// untouched from before it to it and from it on. Bytes are always encoded anew (or are of a form that cannot be read in two ways), so that nothing a guest
-/// writes is executed as other than what was decoded.
+/// Emits a copied instruction: its registers renamed by the convention of <see cref="Stubs"/>, its memory operand replaced by a host address. Flags pass
+/// untouched from before it to it and from it on. Bytes are always encoded anew, so that nothing a guest writes is executed as other than what was decoded.
 /// </summary>
 internal sealed unsafe class Reencoder
 {
@@ -35,19 +41,21 @@ internal sealed unsafe class Reencoder
     /// <summary>
     /// Emits <paramref name="instruction"/>. When it has a memory operand, R14 holds its host address; R15 is used.
     /// </summary>
+    /// <param name="address">Where the memory operand is; [R14] when null.</param>
     /// <param name="bitOffsetInR15">BT with memory and a register offset: the reduced offset is in R15 (<see cref="LoadBitOffset"/>).</param>
     /// <exception cref="NotSupportedException">The instruction cannot be encoded in 64-bit code.</exception>
-    public void Emit(Emitter e, in Instruction instruction, bool bitOffsetInR15 = false)
+    public void Emit(Emitter e, in Instruction instruction, bool bitOffsetInR15 = false, HostAddress? address = null)
     {
         Instruction copy = instruction;
         bool memory = MemoryOperand(instruction) >= 0;
         if (memory)
         {
-            copy.MemoryBase = Register.R14;
-            copy.MemoryIndex = Register.None;
+            HostAddress at = address ?? HostAddress.InR14;
+            copy.MemoryBase = Register.RAX + at.Base;
+            copy.MemoryIndex = at.HasIndex ? Register.R14 : Register.None;
             copy.MemoryIndexScale = 1;
-            copy.MemoryDisplacement64 = 0;
-            copy.MemoryDisplSize = 0;
+            copy.MemoryDisplacement64 = (ulong)at.Displacement;
+            copy.MemoryDisplSize = at.Displacement == 0 ? 0 : 8;
         }
         copy.SegmentPrefix = Register.None;
         copy.HasXacquirePrefix = false;

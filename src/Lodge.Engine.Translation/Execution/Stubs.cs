@@ -310,10 +310,15 @@ internal static class ExitCode
 
     /// <summary>STI while an interrupt waits: RIP behind it in ExitTarget; the next instruction runs before the interrupt.</summary>
     public const int Sti = -8;
+
+    /// <summary>A window of accesses could not be checked as one (page boundary, fault, device): go on at RIP with code that checks each alone.</summary>
+    public const int Careful = -9;
 }
 
-/// <summary>Descriptor of a memory access as the slow path gets it: bits 0-15 size, 16 write, 24-25 TLB mode.</summary>
+/// <summary>Descriptor of a memory access as the slow path gets it: bits 0-15 size, 16 write, 17 a window of accesses, 24-25 TLB mode.</summary>
 internal static class AccessDescriptor
 {
+    public const uint Window = 1u << 17;
+
     public static uint Make(int size, bool write, int mode) => (uint)size | (write ? 1u << 16 : 0) | ((uint)mode << 24);
 }

@@ -39,7 +39,6 @@ internal sealed unsafe partial class Translator
                 _e.Mov(Host.Rbp, Host.R14);
                 return false;
             case Step.Call:
-                SecureFlags();
                 EmitPushReturn(i.NextIP);
                 EmitDirectExit(i.NearBranchTarget);
                 return true;
@@ -56,9 +55,7 @@ internal sealed unsafe partial class Translator
                 return true;
             case Step.Return:
                 NeedPackedFlags();
-                _e.Reg(_is64, 0x8B, Host.R14, Host.R13);
-                EmitCheck(StackSize, false);
-                _e.Mem(_is64, 0x8B, Host.R14, Host.R14, 0);
+                At(_is64, 0x8B, Host.R14, EmitStackAccess(0, false));
                 _e.Mem(_is64, 0x8D, Host.R13, Host.R13, StackSize + (i.OpCount > 0 ? i.Immediate16 : 0));
                 EmitJumpCacheProbe();
                 return true;
@@ -143,6 +140,7 @@ internal sealed unsafe partial class Translator
         }
         int operand = Reencoder.MemoryOperand(i);
         bool bitString = false;
+        HostAddress address = HostAddress.InR14;
         if (operand >= 0)
         {
             OpAccess access = MemoryAccess(i, operand);
@@ -151,19 +149,16 @@ internal sealed unsafe partial class Translator
             {
                 return;
             }
-            SecureFlags();
             bitString = Vcpu.IsBitString(i);
             if (bitString)
             {
+                SecureFlags();
                 EmitBitStringAccess(i, size, IsWrite(access));
+                Reencoder.LoadBitOffset(_e, i);
             }
             else
             {
-                EmitOperandAccess(i, size, IsWrite(access));
-            }
-            if (bitString)
-            {
-                Reencoder.LoadBitOffset(_e, i);
+                address = EmitOperandAccess(i, size, IsWrite(access));
             }
         }
         if (InstructionFlags.Uses(i))
@@ -171,7 +166,7 @@ internal sealed unsafe partial class Translator
             NeedHostFlags(operand >= 0);
         }
         Map();
-        _reencoder.Emit(_e, i, bitString);
+        _reencoder.Emit(_e, i, bitString, address);
         if (InstructionFlags.Modifies(i))
         {
             _flags = FlagState.Host;
@@ -245,16 +240,13 @@ internal sealed unsafe partial class Translator
 
     private void EmitPush(in Instruction i)
     {
-        SecureFlags();
         int value = -1;
         if (i.Op0Kind == OpKind.Memory)
         {
-            EmitOperandAccess(i, StackSize, false);
-            _e.Mem(_is64, 0x8B, Host.R14, Host.R14, 0);
+            At(_is64, 0x8B, Host.R14, EmitOperandAccess(i, StackSize, false));
             _e.Store(Host.R14, Field.Scratch0);
         }
-        _e.Mem(_is64, 0x8D, Host.R14, Host.R13, -StackSize);
-        EmitCheck(StackSize, true);
+        HostAddress top = EmitStackAccess(-StackSize, true);
         if (i.Op0Kind == OpKind.Memory)
         {
             _e.Load(Host.R15, Field.Scratch0);
@@ -266,25 +258,21 @@ internal sealed unsafe partial class Translator
         }
         if (value >= 0)
         {
-            _e.Mem(_is64, 0x89, value, Host.R14, 0);
+            At(_is64, 0x89, value, top);
         }
         else
         {
-            ulong immediate = i.GetImmediate(0);
-            _e.Mem(_is64, 0xC7, 0, Host.R14, 0);
-            _e.Int32((int)immediate);
+            At(_is64, 0xC7, 0, top);
+            _e.Int32((int)i.GetImmediate(0));
         }
         _e.Mem(_is64, 0x8D, Host.R13, Host.R13, -StackSize);
     }
 
     private void EmitPop(in Instruction i)
     {
-        SecureFlags();
-        _e.Reg(_is64, 0x8B, Host.R14, Host.R13);
-        EmitCheck(StackSize, false);
         int number = Reencoder.Number(i.Op0Register);
         int destination = number < 13 ? number : Host.R15;
-        _e.Mem(_is64, 0x8B, destination, Host.R14, 0);
+        At(_is64, 0x8B, destination, EmitStackAccess(0, false));
         if (number >= 13)
         {
             _e.Store(Host.R15, Field.Gpr(number));
@@ -294,17 +282,16 @@ internal sealed unsafe partial class Translator
 
     private void EmitPushReturn(ulong address)
     {
-        _e.Mem(_is64, 0x8D, Host.R14, Host.R13, -StackSize);
-        EmitCheck(StackSize, true);
+        HostAddress top = EmitStackAccess(-StackSize, true);
         if (!_is64 || (long)address == (int)address)
         {
-            _e.Mem(_is64, 0xC7, 0, Host.R14, 0);
+            At(_is64, 0xC7, 0, top);
             _e.Int32((int)address);
         }
         else
         {
             _e.MovImmediate(Host.R15, address);
-            _e.Mem(true, 0x89, Host.R15, Host.R14, 0);
+            At(true, 0x89, Host.R15, top);
         }
         _e.Mem(_is64, 0x8D, Host.R13, Host.R13, -StackSize);
     }
@@ -323,8 +310,7 @@ internal sealed unsafe partial class Translator
         }
         else
         {
-            EmitOperandAccess(i, StackSize, false);
-            _e.Mem(_is64, 0x8B, Host.R14, Host.R14, 0);
+            At(_is64, 0x8B, Host.R14, EmitOperandAccess(i, StackSize, false));
         }
     }
 

@@ -99,16 +99,95 @@ internal sealed unsafe partial class Translator
         }
     }
 
-    /// <summary>Host address of the memory operand into R14 after the access check; host flags are lost. Uses R15.</summary>
-    private void EmitOperandAccess(in Instruction i, int size, bool write)
+    /// <summary>
+    /// Makes the memory operand accessible: checks it (or the window that it belongs to) unless that was done; says where it is. Host flags are lost when a
+    /// check is emitted, saved before when they matter. Uses R14 and R15.
+    /// </summary>
+    private HostAddress EmitOperandAccess(in Instruction i, int size, bool write)
     {
+        if (_groups.OfMemory(_current) is { } group)
+        {
+            return EmitWindowAccess(group, Reencoder.Number(i.MemoryBase), (int)i.MemoryDisplacement64);
+        }
+        SecureFlags();
         if (ConstantAddress(i, out ulong address) && (address & 0xFFF) + (ulong)size <= 4096)
         {
             EmitConstantAccess(address, size, write);
-            return;
+            return HostAddress.InR14;
         }
         EmitAddress(i);
         EmitCheck(size, write);
+        return HostAddress.InR14;
+    }
+
+    /// <summary>The same for a stack access at RSP + <paramref name="offset"/>.</summary>
+    private HostAddress EmitStackAccess(int offset, bool write)
+    {
+        if (_groups.OfStack(_current) is { } group)
+        {
+            return EmitWindowAccess(group, 4, offset);
+        }
+        SecureFlags();
+        if (offset == 0)
+        {
+            _e.Reg(_is64, 0x8B, Host.R14, Host.R13);
+        }
+        else
+        {
+            _e.Mem(_is64, 0x8D, Host.R14, Host.R13, offset);
+        }
+        EmitCheck(StackSize, write);
+        return HostAddress.InR14;
+    }
+
+    private HostAddress EmitWindowAccess(AccessGroups.Group group, int number, int displacement)
+    {
+        int slot = Field.Windows + (group.Base * 8);
+        if (group.Checked)
+        {
+            _e.Load(Host.R14, slot);
+        }
+        else
+        {
+            group.Checked = true;
+            SecureFlags();
+            int tlb = Field.TlbOf((int)(_mode & 3));
+            int tag = tlb + (group.Write ? 8 : 0);
+            int size = group.High - group.Low, start = group.Low - group.StackOffsetAtFirst;
+            _e.Lea(Host.R14, Source(number, Host.R14), start);
+            _e.Rorx(Host.R15, Host.R14, 12 - 5);
+            _e.Immediate(false, 4, Host.R15, (ProcessorBlock.TlbEntries - 1) << 5);
+            _e.GsIndex(true, 0x33, Host.R14, Host.R15, tag);
+            _e.Immediate(true, 7, Host.R14, 4096 - size);
+            byte* slow = _e.Jump(Cc.A);
+            _e.GsIndex(true, 0x8B, Host.R14, Host.R15, tlb + 24);
+            _colds.Add(new Cold
+            {
+                Kind = ColdWindow, From = slow, Back = _e.Here, TagOffset = tag, Base = number, PageOffset = start, Instruction = (ushort)_current,
+                Descriptor = AccessDescriptor.Make(size, group.Write, (int)(_mode & 3)) | AccessDescriptor.Window,
+            });
+            _e.Store(Host.R14, slot);
+        }
+        if (number >= 13)
+        {
+            _e.Load(Host.R15, Field.Gpr(number));
+            _e.MemIndex(true, 0x8D, Host.R14, Host.R15, Host.R14, 1, displacement);
+            return HostAddress.InR14;
+        }
+        return new HostAddress(number == 4 ? Host.R13 : number, true, displacement);
+    }
+
+    /// <summary>op reg, [address].</summary>
+    private void At(bool wide, int opcode, int reg, HostAddress address)
+    {
+        if (address.HasIndex)
+        {
+            _e.MemIndex(wide, opcode, reg, address.Base, Host.R14, 1, address.Displacement);
+        }
+        else
+        {
+            _e.Mem(wide, opcode, reg, address.Base, address.Displacement);
+        }
     }
 
     /// <summary>R14: linear address in, host address out.</summary>
@@ -167,6 +246,15 @@ internal sealed unsafe partial class Translator
                     _e.GsIndex(true, 0x33, Host.R14, Host.R15, cold.TagOffset);
                     _e.MovImmediate(Host.R15, cold.Descriptor);
                     _e.Call(_cache.Stubs.SlowAccess);
+                    _e.JumpTo(cold.Back);
+                    break;
+                case ColdWindow:
+                    MapTo(cold.Instruction, false);
+                    _e.GsIndex(true, 0x33, Host.R14, Host.R15, cold.TagOffset);
+                    _e.MovImmediate(Host.R15, cold.Descriptor);
+                    _e.Call(_cache.Stubs.SlowAccess);
+                    _e.Lea(Host.R15, Source(cold.Base, Host.R15), cold.PageOffset);
+                    _e.Reg(true, 0x2B, Host.R14, Host.R15);
                     _e.JumpTo(cold.Back);
                     break;
                 case ColdConstantAccess:

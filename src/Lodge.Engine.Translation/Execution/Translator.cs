@@ -20,6 +20,7 @@ internal sealed unsafe partial class Translator
     private readonly Instruction[] _instructions = new Instruction[MaximumInstructions];
     private readonly Step[] _steps = new Step[MaximumInstructions];
     private readonly bool[] _liveAfter = new bool[MaximumInstructions];
+    private readonly AccessGroups _groups = new(MaximumInstructions);
     private readonly List<Cold> _colds = [];
     private readonly List<uint> _map = [];
     private int _count;
@@ -77,9 +78,10 @@ internal sealed unsafe partial class Translator
         public ulong Value { get; init; }
         public ushort Instruction { get; init; }
         public FlagState Flags { get; init; }
+        public int Base { get; init; }
     }
 
-    private const int ColdAccess = 0, ColdConstantAccess = 1, ColdX87 = 2, ColdExit = 3, ColdPoll = 4, ColdPollHost = 5, ColdIndirect = 6, ColdSti = 7, ColdInterpret = 8;
+    private const int ColdAccess = 0, ColdConstantAccess = 1, ColdX87 = 2, ColdExit = 3, ColdPoll = 4, ColdPollHost = 5, ColdIndirect = 6, ColdSti = 7, ColdInterpret = 8, ColdWindow = 9;
 
     /// <summary>Translates the block whose RIP, mode and physical address are set. False when its first instruction must be interpreted.</summary>
     public bool Translate(Emitter emitter, Block block, byte* hostPage)
@@ -95,6 +97,7 @@ internal sealed unsafe partial class Translator
         {
             return false;
         }
+        FindGroups();
         bool live = true;
         for (int i = _count - 1; i >= 0; i--)
         {
@@ -274,6 +277,61 @@ internal sealed unsafe partial class Translator
         AvailabilityClass.Avx => (_mode & ModeBits.NoAvx) == 0,
         _ => false,
     };
+
+    private void FindGroups()
+    {
+        _groups.Begin();
+        bool enabled = _is64 && (_mode & ModeBits.Careful) == 0;
+        for (int k = 0; k < _count; k++)
+        {
+            ref readonly Instruction i = ref _instructions[k];
+            Step step = _steps[k];
+            int memorySize = 0;
+            bool memoryWrite = false;
+            int operand = Reencoder.MemoryOperand(i);
+            if (operand >= 0 && step is Step.Copy or Step.CopyX87 or Step.Push or Step.CallIndirect or Step.JumpIndirect && operand >= 0 && !Vcpu.IsBitString(i))
+            {
+                OpAccess access = MemoryAccess(i, operand);
+                memorySize = access == OpAccess.NoMemAccess ? 0 : i.MemorySize.GetSize();
+                memoryWrite = IsWrite(access);
+            }
+            bool barrier = !enabled || step is Step.Interpret or Step.InterpretLast or Step.RepeatString;
+            switch (step)
+            {
+                case Step.Push or Step.Call or Step.CallIndirect:
+                    _groups.Add(k, i, memorySize, memoryWrite, 8, -8, true, -8, barrier);
+                    break;
+                case Step.Pop:
+                    _groups.Add(k, i, 0, false, 8, 0, false, 8, barrier);
+                    break;
+                case Step.Return:
+                    _groups.Add(k, i, 0, false, 8, 0, false, 8, barrier);
+                    break;
+                default:
+                    _groups.Add(k, i, memorySize, memoryWrite, 0, 0, false, StackChange(i), barrier);
+                    break;
+            }
+        }
+    }
+
+    // ADD/SUB RSP, constant and LEA RSP, [RSP + constant] move the stack pointer by a known amount.
+    private static int? StackChange(in Instruction i)
+    {
+        if (i.OpCount == 0 || i.Op0Kind != OpKind.Register || i.Op0Register != Register.RSP)
+        {
+            return null;
+        }
+        switch (i.Mnemonic)
+        {
+            case Mnemonic.Add or Mnemonic.Sub when i.Op1Kind is OpKind.Immediate8to64 or OpKind.Immediate32to64:
+                long value = (long)i.GetImmediate(1);
+                return value is > -65536 and < 65536 ? (int)(i.Mnemonic == Mnemonic.Add ? value : -value) : null;
+            case Mnemonic.Lea when i.MemoryBase == Register.RSP && i.MemoryIndex == Register.None && (long)i.MemoryDisplacement64 is > -65536 and < 65536:
+                return (int)i.MemoryDisplacement64;
+            default:
+                return null;
+        }
+    }
 
     // Whether the emitted code for the step destroys host RFLAGS before the instruction itself runs.
     private bool Clobbers(int index) => _steps[index] switch

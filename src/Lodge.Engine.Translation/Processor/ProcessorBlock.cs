@@ -37,7 +37,7 @@ internal struct TlbEntry
     public ulong ReadTag;
     public ulong WriteTag;
     public ulong Host;
-    public ulong Spare;
+    public ulong Delta;
 }
 
 /// <summary>
@@ -143,6 +143,9 @@ internal unsafe struct ProcessorBlock
 
     /// <summary>YMM0-YMM15, current while C# runs (32 bytes each).</summary>
     public fixed byte Ymm[512];
+
+    /// <summary>Host minus guest address of the window last checked, by base register (<c>AccessGroups</c>).</summary>
+    public fixed ulong Windows[16];
 
     /// <summary>Bounce buffer for operands that cross pages or lie in device memory.</summary>
     public fixed byte Bounce[640];

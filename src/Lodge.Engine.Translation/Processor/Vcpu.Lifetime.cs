@@ -73,6 +73,7 @@ internal sealed unsafe partial class Vcpu
         ["interpreted instructions"] = InterpretedInstructions,
         ["slow memory accesses"] = SlowAccesses,
         ["indirect misses"] = IndirectMisses,
+        ["careful blocks"] = CarefulBlocks,
         ["translated blocks"] = Blocks.Translated,
         ["translated instructions"] = Blocks.TranslatedInstructions,
         ["invalidated blocks"] = Blocks.Invalidated,

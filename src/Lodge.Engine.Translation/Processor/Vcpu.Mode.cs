@@ -28,6 +28,9 @@ internal static class ModeBits
 
     /// <summary>RDTSC raises #GP (CR4.TSD outside CPL 0).</summary>
     public const uint NoTsc = 1 << 8;
+
+    /// <summary>Only in the key of a block: translated without shared access checks.</summary>
+    public const uint Careful = 1 << 9;
 }
 
 internal sealed unsafe partial class Vcpu

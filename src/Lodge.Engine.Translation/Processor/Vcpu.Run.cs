@@ -18,7 +18,7 @@ internal sealed unsafe partial class Vcpu
     private int _registration;
 
     /// <summary>Counters for <c>--trace</c>.</summary>
-    internal long Exits, Faults, InterruptsTaken, SlowAccesses, Halts, IndirectMisses;
+    internal long Exits, Faults, InterruptsTaken, SlowAccesses, Halts, IndirectMisses, CarefulBlocks;
 
     internal void Enlist()
     {
@@ -315,6 +315,15 @@ internal sealed unsafe partial class Vcpu
                     return;
                 case ExitCode.Resume:
                     return;
+                case ExitCode.Careful:
+                    CarefulBlocks++;
+                    block = Blocks.Find(B->Rip, out interpret, careful: true);
+                    if (block is null)
+                    {
+                        InterpretOne();
+                        return;
+                    }
+                    break;
                 case ExitCode.Poll:
                     B->Rip = B->ExitTarget;
                     return;
@@ -393,7 +402,7 @@ internal sealed unsafe partial class Vcpu
         Vcpu vcpu = _byIndex[block->Index];
         try
         {
-            return vcpu.SlowAccess(linear, (int)(descriptor & 0xFFFF), (descriptor & 0x10000) != 0, (int)(descriptor >> 24), returnAddress);
+            return vcpu.SlowAccess(linear, (int)(descriptor & 0xFFFF), (descriptor & 0x10000) != 0, (int)(descriptor >> 24), (descriptor & AccessDescriptor.Window) != 0, returnAddress);
         }
         catch (Exception failure)
         {
@@ -402,26 +411,26 @@ internal sealed unsafe partial class Vcpu
         }
     }
 
-    private ulong SlowAccess(ulong linear, int size, bool write, int mode, ulong returnAddress)
+    private ulong SlowAccess(ulong linear, int size, bool write, int mode, bool window, ulong returnAddress)
     {
         SlowAccesses++;
         bool canonical = (B->Mode & ModeBits.Code64) == 0 ? linear + (ulong)size <= 0x1_0000_0000 : (ulong)((long)(linear << 16) >> 16) == linear;
         if (!canonical || (linear & 0xFFF) + (ulong)size > 4096)
         {
-            return LeaveFor(ExitCode.Interpret, returnAddress);
+            return LeaveFor(window ? ExitCode.Careful : ExitCode.Interpret, returnAddress);
         }
         SecondLevelEntry* entry = TlbLookup(linear, write ? AccessKind.Write : AccessKind.Read, mode);
         if (entry == null)
         {
-            return LeaveFor(ExitCode.GuestFault, returnAddress);
+            return LeaveFor(window ? ExitCode.Careful : ExitCode.GuestFault, returnAddress);
         }
         if (entry->Host == null || Watched(linear & ~0xFFFUL))
         {
-            return LeaveFor(ExitCode.Interpret, returnAddress);
+            return LeaveFor(window ? ExitCode.Careful : ExitCode.Interpret, returnAddress);
         }
         if (write && HoldsCode(entry) && Partition.Code.Hits(entry->Physical | (linear & 0xFFF), size))
         {
-            return LeaveFor(ExitCode.Interpret, returnAddress);
+            return LeaveFor(window ? ExitCode.Careful : ExitCode.Interpret, returnAddress);
         }
         EnterFirstLevel(linear, entry, mode);
         return (ulong)entry->Host + (linear & 0xFFF);

@@ -245,6 +245,7 @@ internal sealed unsafe partial class Vcpu
             first->WriteTag = page;
         }
         first->Host = (ulong)entry->Host;
+        first->Delta = (ulong)entry->Host - page;
         _nonGlobalInFirstLevel[mode] |= entry->Context != 0;
     }
 
