@@ -48,6 +48,35 @@ public sealed unsafe class TranslationTests
         guest.Memory.TryRead(FlatGuest.DataBase + 0x1000 + 800, out ulong last);
         Assert.Equal(600UL, last);
     }
+
+    [Theory]
+    [InlineData(0x8000_0000_0000_0000UL, 1UL, 0x080UL)]          // SF alone of what ADD leaves, no carry
+    [InlineData(0x7FFF_FFFF_FFFF_FFFFUL, 1UL, 0x890UL | 0x4)]    // overflow: OF, SF, AF, PF
+    [InlineData(ulong.MaxValue, 1UL, 0x55UL)]                    // zero with carry: ZF, AF, PF, CF
+    public void PushedFlagsAreThoseOfTheLastInstruction(ulong left, ulong right, ulong expected)
+    {
+        using var guest = new FlatGuest();
+        guest.Load(a =>
+        {
+            a.mov(rbx, left);
+            a.mov(rcx, right);
+            a.add(rbx, rcx);
+            a.pushfq();
+            a.pop(r14);
+            a.mov(r15d, cs);
+            a.mov(esi, ss);
+            a.mov(rax, r14);
+            FlatGuest.Exit(a);
+            a.hlt();
+        });
+        Assert.Equal(ProcessorExit.Stopped, guest.Run());
+        ulong mask = left == 0x8000_0000_0000_0000UL ? 0x8C1UL : 0x8D5UL;
+        Assert.Equal(expected, guest.Output[^1].Value & mask);
+        Assert.Equal(2UL, guest.Output[^1].Value & 0x3_0202);
+        Assert.Equal(0x08UL, guest.Processor.B_Gpr(15));
+        Assert.Equal(0x10UL, guest.Processor.B_Gpr(6));
+        Assert.Equal(FlatGuest.StackTop, guest.Processor.B_Gpr(4));
+    }
 }
 
 internal static unsafe class VcpuTestExtensions

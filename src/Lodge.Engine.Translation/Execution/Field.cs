@@ -63,6 +63,9 @@ internal static unsafe class Field
     /// <summary>Offset of the base of a segment register.</summary>
     public static int SegmentBase(int number) => Segments + (number * sizeof(Segment));
 
+    /// <summary>Offset of the selector of a segment register.</summary>
+    public static int SegmentSelector(int number) => Segments + (number * sizeof(Segment)) + 16;
+
     /// <summary>Offset of the first-level TLB of a mode.</summary>
     public static int TlbOf(int mode) => Tlb + (mode * ProcessorBlock.TlbEntries * sizeof(TlbEntry));
 }

@@ -97,6 +97,12 @@ internal sealed unsafe partial class Translator
                 _e.Byte(32);
                 _e.Reg(false, 0x8B, Host.Rax, Host.Rax);
                 return false;
+            case Step.PushFlags:
+                EmitPushFlags();
+                return false;
+            case Step.ReadSelector:
+                EmitReadSelector(i);
+                return false;
             case Step.RepeatString:
                 {
                     NeedPackedFlags();
@@ -266,6 +272,43 @@ internal sealed unsafe partial class Translator
             _e.Int32((int)i.GetImmediate(0));
         }
         _e.Mem(_is64, 0x8D, Host.R13, Host.R13, -StackSize);
+    }
+
+    // RFLAGS out of its two halves, without RF and VM (SDM vol. 2, PUSHF).
+    private void EmitPushFlags()
+    {
+        NeedPackedFlags();
+        _e.Load(Host.R14, Field.PackedFlags);
+        _e.Mov(Host.R15, Host.R14);
+        _e.Byte(0x41); // shr r15d, 8
+        _e.Byte(0xC1);
+        _e.Byte(0xEF);
+        _e.Byte(8);
+        _e.Immediate(false, 4, Host.R15, 0xD5);
+        _e.Immediate(false, 4, Host.R14, 1);
+        _e.Byte(0x41); // shl r14d, 11
+        _e.Byte(0xC1);
+        _e.Byte(0xE6);
+        _e.Byte(11);
+        _e.Reg(false, 0x0B, Host.R15, Host.R14);
+        _e.Gs(true, 0x0B, Host.R15, Field.SystemFlags);
+        _e.Immediate(true, 4, Host.R15, ~0x3_0000);
+        _e.Store(Host.R15, Field.Scratch0);
+        HostAddress top = EmitStackAccess(-8, true);
+        _e.Load(Host.R15, Field.Scratch0);
+        At(true, 0x89, Host.R15, top);
+        _e.Lea(Host.R13, Host.R13, -8);
+    }
+
+    private void EmitReadSelector(in Instruction i)
+    {
+        int number = Reencoder.Number(i.Op0Register);
+        int destination = number == 4 ? Host.R13 : number < 13 ? number : Host.R15;
+        _e.Gs(false, 0x0FB7, destination, Field.SegmentSelector(i.Op1Register - Register.ES));
+        if (number >= 13)
+        {
+            _e.Store(Host.R15, Field.Gpr(number));
+        }
     }
 
     private void EmitPop(in Instruction i)

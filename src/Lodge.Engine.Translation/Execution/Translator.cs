@@ -64,6 +64,8 @@ internal sealed unsafe partial class Translator
         Sti,
         Rdtsc,
         RepeatString,
+        PushFlags,
+        ReadSelector,
     }
 
     /// <summary>Out-of-line code to be emitted behind the block.</summary>
@@ -244,6 +246,10 @@ internal sealed unsafe partial class Translator
                 return Step.Cli;
             case Mnemonic.Sti when (_mode & ModeBits.Supervisor) != 0:
                 return Step.Sti;
+            case Mnemonic.Pushfq when _is64:
+                return Step.PushFlags;
+            case Mnemonic.Mov when i.Code is Code.Mov_r32m16_Sreg or Code.Mov_r64m16_Sreg && i.Op0Kind == OpKind.Register:
+                return Step.ReadSelector;
             case Mnemonic.Movsb or Mnemonic.Movsw or Mnemonic.Movsd or Mnemonic.Movsq or Mnemonic.Stosb or Mnemonic.Stosw or Mnemonic.Stosd or Mnemonic.Stosq
                 when _is64 && i.HasRepPrefix && IsPlainString(i):
                 return Step.RepeatString;
@@ -298,7 +304,7 @@ internal sealed unsafe partial class Translator
             bool barrier = !enabled || step is Step.Interpret or Step.InterpretLast or Step.RepeatString;
             switch (step)
             {
-                case Step.Push or Step.Call or Step.CallIndirect:
+                case Step.Push or Step.Call or Step.CallIndirect or Step.PushFlags:
                     _groups.Add(k, i, memorySize, memoryWrite, 8, -8, true, -8, barrier);
                     break;
                 case Step.Pop:
@@ -336,7 +342,7 @@ internal sealed unsafe partial class Translator
     // Whether the emitted code for the step destroys host RFLAGS before the instruction itself runs.
     private bool Clobbers(int index) => _steps[index] switch
     {
-        Step.Nop or Step.Lea or Step.Jump or Step.Conditional => false,
+        Step.Nop or Step.Lea or Step.Jump or Step.Conditional or Step.ReadSelector => false,
         Step.Copy => HasMemory(_instructions[index]),
         _ => true,
     };
@@ -353,7 +359,7 @@ internal sealed unsafe partial class Translator
         return _steps[index] switch
         {
             Step.Copy or Step.CopyX87 => InstructionFlags.Uses(i) || (liveAfter && !InstructionFlags.Kills(i)),
-            Step.Nop or Step.Lea or Step.Push or Step.Pop or Step.Leave or Step.Cli or Step.Rdtsc => liveAfter,
+            Step.Nop or Step.Lea or Step.ReadSelector or Step.Push or Step.Pop or Step.Leave or Step.Cli or Step.Rdtsc => liveAfter,
             _ => true,
         };
     }

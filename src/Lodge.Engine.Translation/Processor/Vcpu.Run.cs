@@ -153,6 +153,10 @@ internal sealed unsafe partial class Vcpu
                 B->ExitRequest = 1;
             }
         }
+        else if (Apic.HasNmi)
+        {
+            B->InterruptPending = 1; // blocked now: looked at again after every instruction of the run loop, IRET among them
+        }
         return null;
     }
 
