@@ -74,21 +74,21 @@ public sealed class VirtioFuzzTests : IDisposable
                     machine.Config(0x24, (uint)(driver.Bar >> 32));
                     break;
                 case 3 or 4:
-                {
-                    byte[] data = new byte[1 << random.Next(4)];
-                    random.NextBytes(data);
-                    machine.Bus.WriteMemory(driver.Bar + (ulong)random.Next(0x8000), data);
-                    machine.Bus.ReadMemory(driver.Bar + (ulong)random.Next(0x8000), data);
-                    break;
-                }
+                    {
+                        byte[] data = new byte[1 << random.Next(4)];
+                        random.NextBytes(data);
+                        machine.Bus.WriteMemory(driver.Bar + (ulong)random.Next(0x8000), data);
+                        machine.Bus.ReadMemory(driver.Bar + (ulong)random.Next(0x8000), data);
+                        break;
+                    }
                 case 5 or 6:
-                {
-                    CommonRegister[] registers = Enum.GetValues<CommonRegister>();
-                    CommonRegister register = registers[random.Next(registers.Length)];
-                    driver.Set(register, 1 << random.Next(3), Odd(random));
-                    driver.Get(register, 1 << random.Next(3));
-                    break;
-                }
+                    {
+                        CommonRegister[] registers = Enum.GetValues<CommonRegister>();
+                        CommonRegister register = registers[random.Next(registers.Length)];
+                        driver.Set(register, 1 << random.Next(3), Odd(random));
+                        driver.Get(register, 1 << random.Next(3));
+                        break;
+                    }
                 case 7 when random.Next(4) == 0:
                     machine.Function.Stop();
                     saved = machine.Save();

@@ -103,7 +103,8 @@ public class VirtualMachineTests
             Assert.True(memory.TryRead(0x50_0000, out ulong left));
             Assert.Equal(0UL, left);
             state.GeneralRegisters[0] = (ulong)++boots;
-        }) with { RestartOnReset = true, SerialPorts = [backend] };
+        }) with
+        { RestartOnReset = true, SerialPorts = [backend] };
         var scratch = new List<byte>();
         MachineOutcome outcome = Run(p =>
         {
@@ -170,7 +171,8 @@ public class VirtualMachineTests
                 {
                     throw new IOException("kernel vanished");
                 }
-            }) with { RestartOnReset = true });
+            }) with
+            { RestartOnReset = true });
         Assert.Equal(MachineOutcomeKind.EngineFailure, outcome.Kind);
         Assert.Contains("kernel vanished", outcome.Text, StringComparison.Ordinal);
     }

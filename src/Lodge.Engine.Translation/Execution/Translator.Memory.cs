@@ -163,7 +163,13 @@ internal sealed unsafe partial class Translator
             _e.GsIndex(true, 0x8B, Host.R14, Host.R15, tlb + 24);
             _colds.Add(new Cold
             {
-                Kind = ColdWindow, From = slow, Back = _e.Here, TagOffset = tag, Base = number, PageOffset = start, Instruction = (ushort)_current,
+                Kind = ColdWindow,
+                From = slow,
+                Back = _e.Here,
+                TagOffset = tag,
+                Base = number,
+                PageOffset = start,
+                Instruction = (ushort)_current,
                 Descriptor = AccessDescriptor.Make(size, group.Write, (int)(_mode & 3)) | AccessDescriptor.Window,
             });
             _e.Store(Host.R14, slot);
@@ -203,7 +209,12 @@ internal sealed unsafe partial class Translator
         _e.GsIndex(true, 0x03, Host.R14, Host.R15, tlb + 16);
         _colds.Add(new Cold
         {
-            Kind = ColdAccess, From = slow, Back = _e.Here, TagOffset = tag, Descriptor = AccessDescriptor.Make(size, write, (int)(_mode & 3)), Instruction = (ushort)_current,
+            Kind = ColdAccess,
+            From = slow,
+            Back = _e.Here,
+            TagOffset = tag,
+            Descriptor = AccessDescriptor.Make(size, write, (int)(_mode & 3)),
+            Instruction = (ushort)_current,
         });
     }
 
@@ -229,7 +240,12 @@ internal sealed unsafe partial class Translator
         }
         _colds.Add(new Cold
         {
-            Kind = ColdConstantAccess, From = slow, Back = _e.Here, Value = address, Descriptor = AccessDescriptor.Make(size, write, (int)(_mode & 3)), Instruction = (ushort)_current,
+            Kind = ColdConstantAccess,
+            From = slow,
+            Back = _e.Here,
+            Value = address,
+            Descriptor = AccessDescriptor.Make(size, write, (int)(_mode & 3)),
+            Instruction = (ushort)_current,
         });
     }
 
