@@ -77,6 +77,46 @@ public sealed unsafe class TranslationTests
         Assert.Equal(0x10UL, guest.Processor.B_Gpr(6));
         Assert.Equal(FlatGuest.StackTop, guest.Processor.B_Gpr(4));
     }
+
+    [Fact]
+    public void SingleStepOverASoftwareInterruptDoesNotTrapInTheHandler()
+    {
+        const ulong Gdt = 0x4000, Idt = 0x5000, Interrupt = 0x11_0000, Debug = 0x12_0000;
+        using var guest = new FlatGuest();
+        guest.Memory.TryWrite(Gdt + 0x08, 0x00AF_9B00_0000_FFFFUL);
+        guest.Memory.TryWrite(Gdt + 0x10, 0x00CF_9300_0000_FFFFUL);
+        foreach ((int vector, ulong handler) in ((int, ulong)[])[(1, Debug), (0x80, Interrupt)])
+        {
+            guest.Memory.TryWrite(Idt + ((ulong)vector * 16), (handler & 0xFFFF) | (0x08UL << 16) | (0x8E00UL << 32) | ((handler >> 16) << 48));
+        }
+        guest.Memory.TryWrite<ushort>(0x6000, 0xFFF);
+        guest.Memory.TryWrite(0x6002, Gdt);
+        guest.Memory.TryWrite<ushort>(0x6010, 0xFFF);
+        guest.Memory.TryWrite(0x6012, Idt);
+        foreach ((ulong at, int value) in ((ulong, int)[])[(Debug, 1), (Interrupt, 0x80)])
+        {
+            guest.Load(
+                a =>
+                {
+                    a.mov(eax, value);
+                    FlatGuest.Exit(a);
+                    a.hlt();
+                },
+                at);
+        }
+        guest.Load(a =>
+        {
+            a.lgdt(__[0x6000]);
+            a.lidt(__[0x6010]);
+            a.pushfq();
+            a.or(__dword_ptr[rsp], 0x100);
+            a.popfq();
+            a.@int(0x80);
+            a.hlt();
+        });
+        Assert.Equal(ProcessorExit.Stopped, guest.Run());
+        Assert.Equal(0x80UL, guest.Output[^1].Value);
+    }
 }
 
 internal static unsafe class VcpuTestExtensions

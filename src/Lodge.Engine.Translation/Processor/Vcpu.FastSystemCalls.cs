@@ -11,6 +11,7 @@ internal sealed unsafe partial class Vcpu
     /// <exception cref="GuestFault">#UD: not enabled; on an Intel model not 64-bit code.</exception>
     internal void EnterSyscall(ulong returnRip)
     {
+        _trapFlagCountsAfter = true;
         bool code64 = Code64;
         if ((B->Efer & 1) == 0 || (!code64 && !(Model.IsAmd && ProtectedMode)))
         {
@@ -66,6 +67,7 @@ internal sealed unsafe partial class Vcpu
     /// <exception cref="GuestFault">#GP(0): real mode or IA32_SYSENTER_CS is null; #UD on an AMD model in long mode.</exception>
     internal void EnterSysenter()
     {
+        _trapFlagCountsAfter = true;
         RefuseSysenterInLongModeOfAmd();
         if (!ProtectedMode || (B->SysenterCs & 0xFFFC) == 0)
         {

@@ -145,6 +145,7 @@ internal sealed unsafe partial class Vcpu
     // Enters the handler: registers change only when nothing can fault any more, task gates excepted. Leaves its address in B->NextRip.
     private void InvokeHandler(byte vector, EventSource source, uint? errorCode, ulong returnRip, ulong flags)
     {
+        _trapFlagCountsAfter |= source is EventSource.Software or EventSource.SoftwareTrap;
         if (LongModeActive)
         {
             InvokeLongModeHandler(vector, source, errorCode, returnRip, flags);

@@ -237,6 +237,7 @@ internal sealed unsafe partial class Vcpu
         {
             CheckInstructionBreakpoints();
             B->SystemFlags &= ~ResumeFlag; // lasts one instruction; IRET may set it anew
+            _trapFlagCountsAfter = false;
             ExecuteOne();
         }
         catch (GuestFault fault)
@@ -249,6 +250,8 @@ internal sealed unsafe partial class Vcpu
             CheckSingleStep();
             return delivered;
         }
+        // Calls of a handler trap by the TF that they leave, everything else by the TF that it found.
+        trace &= !_trapFlagCountsAfter || (B->SystemFlags & 0x100) != 0;
         ulong pending = PendingDebug | (trace ? 1UL << 14 : 0);
         if (pending != 0)
         {
@@ -261,6 +264,8 @@ internal sealed unsafe partial class Vcpu
         CheckSingleStep();
         return true;
     }
+
+    private bool _trapFlagCountsAfter;
 
     private const ulong ResumeFlag = 1UL << 16;
 
