@@ -84,6 +84,22 @@ public sealed class CpuModelTests
         Assert.Equal((7u, 840u), (model.Cpuid(0xD, 1, s_context).Eax, model.Cpuid(0xD, 1, s_context with { Xcr0 = 0x207 }).Ebx));
     }
 
+    [Theory]
+    [InlineData(CpuModelName.V1, 0x0006E8u)]
+    [InlineData(CpuModelName.V2, 0x0106A5u)]
+    [InlineData(CpuModelName.V3, 0x0306F2u)]
+    [InlineData(CpuModelName.Host, 0x0306F2u)] // the host's own, Rocket Lake, implies AVX-512
+    public void Signature_never_implies_Avx512(CpuModelName name, uint signature) =>
+        Assert.Equal(signature, CpuModel.Create(name, 1, Everything).Cpuid(1, 0, s_context).Eax);
+
+    [Fact]
+    public void Host_without_Avx512_keeps_its_signature()
+    {
+        CpuModel model = CpuModel.Create(CpuModelName.Host, 1, (leaf, subleaf) =>
+            leaf == 7 ? Everything(leaf, subleaf) with { Ebx = ~(1u << 16) } : Everything(leaf, subleaf));
+        Assert.Equal(0x000A_0671u, model.Cpuid(1, 0, s_context).Eax);
+    }
+
     [Fact]
     public void Signature_brand_and_unknown_leaves()
     {

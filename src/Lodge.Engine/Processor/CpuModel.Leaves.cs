@@ -10,7 +10,7 @@ public sealed partial class CpuModel
     // KVM_FEATURE_CLOCKSOURCE, NOP_IO_DELAY, CLOCKSOURCE2, PV_EOI, CLOCKSOURCE_STABLE_BIT.
     private const uint KvmFeatures = 1u << 0 | 1u << 1 | 1u << 3 | 1u << 6 | 1u << 24;
 
-    private CpuidResult _hostVendor, _hostIdentity;
+    private CpuidResult _hostVendor;
 
     // Sub-leaves of leaf 4 (Intel) and leaves 0x80000005/6 (AMD), sharing adjusted to the guest's topology.
     private readonly CpuidResult[] _caches = new CpuidResult[4];
@@ -65,7 +65,7 @@ public sealed partial class CpuModel
                     edx |= 1u << 28; // HTT: EBX[23:16] holds a count
                 }
                 uint count = 1u << CeilingLog2(_processors);
-                return new CpuidResult(_hostIdentity.Eax & 0x0FFF_3FFF, ((context.ApicId & 0xFF) << 24) | (Math.Min(count, 255) << 16) | (8u << 8), ecx, edx);
+                return new CpuidResult(Signature, ((context.ApicId & 0xFF) << 24) | (Math.Min(count, 255) << 16) | (8u << 8), ecx, edx);
             case 2 when !IsAmd:
                 return new CpuidResult(0x00FE_FF01, 0, 0, 0); // caches: leaf 4, TLBs: leaf 0x18
             case 4 when !IsAmd:
@@ -125,7 +125,7 @@ public sealed partial class CpuModel
                 // AMD repeats most of leaf 1 EDX; Intel does not.
                 const uint Repeated = 0x0183_F3FF;
                 uint cores = IsAmd && _processors > 1 ? 1u << 1 : 0; // CmpLegacy
-                return new CpuidResult(IsAmd ? _hostIdentity.Eax & 0x0FFF_3FFF : 0, 0, _words[7] | cores, _words[8] | (IsAmd ? _words[1] & Repeated : 0));
+                return new CpuidResult(IsAmd ? Signature : 0, 0, _words[7] | cores, _words[8] | (IsAmd ? _words[1] & Repeated : 0));
             case >= 0x8000_0002 and <= 0x8000_0004:
                 return Brand((int)(leaf - 0x8000_0002));
             case 0x8000_0005:

@@ -92,6 +92,9 @@ public sealed partial class CpuModel
     /// <summary>Whether the vendor string is AMD's (the host's vendor).</summary>
     public bool IsAmd { get; private init; }
 
+    /// <summary>Family, model and stepping as leaf 1 EAX has them: of a processor that has no instruction set beyond the level.</summary>
+    public uint Signature { get; private init; }
+
     /// <summary>Width of physical addresses (MAXPHYADDR).</summary>
     public int PhysicalBits { get; private init; }
 
@@ -134,7 +137,7 @@ public sealed partial class CpuModel
             IsAmd = vendor.Ebx == 0x6874_7541,
             PhysicalBits = physicalBits,
             PageAddressMask = ((1UL << physicalBits) - 1) & ~0xFFFUL,
-            _hostIdentity = host(1, 0),
+            Signature = SignatureOf(name, vendor.Ebx == 0x6874_7541, host(1, 0).Eax, available),
             _hostVendor = vendor,
         };
         model.Require(available, s_level1, "x86-64");
@@ -174,6 +177,24 @@ public sealed partial class CpuModel
         }
         model.ReadCaches(host);
         return model;
+    }
+
+    // Programs dispatch by family and model as well (GCC's target_clones("arch=skylake-avx512") looks at nothing else), so the signature may not be one
+    // that implies AVX-512: the host's own only for --cpu host on a host without it. Linux's tables of affected processors shall not list it either.
+    private static uint SignatureOf(CpuModelName name, bool amd, uint host, uint[] available)
+    {
+        const int Avx512Word = 2, Avx512Bit = 16; // leaf 7.0 EBX
+        if (name == CpuModelName.Host && (available[Avx512Word] >> Avx512Bit & 1) == 0)
+        {
+            return host & 0x0FFF_3FFF;
+        }
+        return (amd, name) switch
+        {
+            (true, _) => 0x0083_0F10, // Zen 2: family 0x17, model 0x31
+            (false, CpuModelName.V1) => 0x0000_06E8, // Core, before Core 2: family 6, model 0x0E
+            (false, CpuModelName.V2) => 0x0001_06A5, // Nehalem-EP: family 6, model 0x1A
+            _ => 0x0003_06F2, // Haswell-EP: family 6, model 0x3F
+        };
     }
 
     private static CpuidResult HostCpuid(uint leaf, uint subleaf)
