@@ -66,6 +66,12 @@ internal sealed unsafe class Block
     /// <summary>Its own exits: first number and count.</summary>
     public int FirstExit, ExitCount;
 
+    /// <summary>How often a window of accesses could not be checked as one.</summary>
+    public int WindowMisses;
+
+    /// <summary>Translated without windows, since they missed too often (data across a page boundary).</summary>
+    public bool ChecksAlone;
+
     /// <summary>Still looked up.</summary>
     public bool Valid = true;
 

@@ -24,6 +24,7 @@ internal sealed unsafe class BlockCache : IDisposable
     private readonly Dictionary<ulong, List<Block>> _pages = [];
     private readonly List<Block> _byAddress = [];
     private readonly Dictionary<ulong, List<int>> _globalLinks = []; // by target page (linear): links between pages
+    private readonly HashSet<(ulong Physical, ulong Rip)> _checkAlone = [];
     private readonly Dictionary<ulong, nint> _thunks = [];
     private readonly byte* _thunkStart;
     private readonly byte* _blockStart;
@@ -118,7 +119,7 @@ internal sealed unsafe class BlockCache : IDisposable
         PreparePage(physical & ~0xFFFUL);
         _emitter.Begin(_memory, _at);
         int firstExit = Exits.Count;
-        var block = new Block { Rip = rip, Mode = mode, Physical = physical, FirstExit = firstExit };
+        var block = new Block { Rip = rip, Mode = mode, Physical = physical, FirstExit = firstExit, ChecksAlone = _checkAlone.Contains((physical, rip)) };
         if (!_translator.Translate(_emitter, block, hostPage))
         {
             interpret = true;
@@ -213,6 +214,22 @@ internal sealed unsafe class BlockCache : IDisposable
         return entry;
     }
 
+    /// <summary>A window of the block at a host address missed. After many misses the block is translated anew without windows.</summary>
+    public void NoteWindowMiss(ulong hostPc)
+    {
+        const int Limit = 64, MaximumRemembered = 1 << 16;
+        if (TryLocate(hostPc, out Block? block, out _, out _) && block!.Valid && ++block.WindowMisses == Limit)
+        {
+            if (_checkAlone.Count >= MaximumRemembered)
+            {
+                _checkAlone.Clear();
+            }
+            _checkAlone.Add((block.Physical, block.Rip));
+            Remove(block);
+            _vcpu.ClearJumpCache();
+        }
+    }
+
     /// <summary>Unlinks what jumps to a page by its linear address (INVLPG of a global page).</summary>
     public void UnlinkPage(ulong page)
     {
@@ -264,6 +281,7 @@ internal sealed unsafe class BlockCache : IDisposable
         _blocks.Clear();
         _byAddress.Clear();
         _globalLinks.Clear();
+        _checkAlone.Clear();
         Exits.Clear();
         _at = _blockStart;
         Generation++;

@@ -313,6 +313,12 @@ internal static class ExitCode
 
     /// <summary>A window of accesses could not be checked as one (page boundary, fault, device): go on at RIP with code that checks each alone.</summary>
     public const int Careful = -9;
+
+    /// <summary>SYSCALL: RIP behind it in ExitTarget.</summary>
+    public const int Syscall = -10;
+
+    /// <summary>SYSRETQ: RIP behind it in ExitTarget.</summary>
+    public const int Sysret = -11;
 }
 
 /// <summary>Descriptor of a memory access as the slow path gets it: bits 0-15 size, 16 write, 17 a window of accesses, 24-25 TLB mode.</summary>

@@ -113,6 +113,15 @@ internal sealed unsafe partial class Translator
                     _colds.Add(new Cold { Kind = ColdInterpret, From = rest, Back = _e.Here, Value = i.IP, Descriptor = (uint)i.Length });
                     return false;
                 }
+            case Step.SystemCall:
+                NeedPackedFlags();
+                _e.MovImmediate(Host.R14, i.IP);
+                _e.Store(Host.R14, Field.Rip);
+                _e.Lea(Host.R14, Host.R14, i.Length);
+                _e.Store(Host.R14, Field.ExitTarget);
+                _e.StoreImmediate64(Field.ExitInfo, i.Mnemonic == Mnemonic.Syscall ? ExitCode.Syscall : ExitCode.Sysret);
+                _e.JumpTo(_cache.Stubs.ExitPacked);
+                return true;
             case Step.InterpretLast:
                 NeedPackedFlags();
                 _e.MovImmediate(Host.R14, i.IP);

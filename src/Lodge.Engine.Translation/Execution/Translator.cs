@@ -66,6 +66,7 @@ internal sealed unsafe partial class Translator
         RepeatString,
         PushFlags,
         ReadSelector,
+        SystemCall,
     }
 
     /// <summary>Out-of-line code to be emitted behind the block.</summary>
@@ -176,7 +177,7 @@ internal sealed unsafe partial class Translator
             _steps[_count++] = step;
             length += instruction.Length;
             offset += instruction.Length;
-            if (step is Step.Call or Step.CallIndirect or Step.Return or Step.Jump or Step.JumpIndirect or Step.Conditional or Step.Sti or Step.InterpretLast)
+            if (step is Step.Call or Step.CallIndirect or Step.Return or Step.Jump or Step.JumpIndirect or Step.Conditional or Step.Sti or Step.InterpretLast or Step.SystemCall)
             {
                 break;
             }
@@ -246,6 +247,8 @@ internal sealed unsafe partial class Translator
                 return Step.Cli;
             case Mnemonic.Sti when (_mode & ModeBits.Supervisor) != 0:
                 return Step.Sti;
+            case Mnemonic.Syscall or Mnemonic.Sysretq when _is64:
+                return Step.SystemCall;
             case Mnemonic.Pushfq when _is64:
                 return Step.PushFlags;
             case Mnemonic.Mov when i.Code is Code.Mov_r32m16_Sreg or Code.Mov_r64m16_Sreg && i.Op0Kind == OpKind.Register:
@@ -287,7 +290,7 @@ internal sealed unsafe partial class Translator
     private void FindGroups()
     {
         _groups.Begin();
-        bool enabled = _is64 && (_mode & ModeBits.Careful) == 0;
+        bool enabled = _is64 && (_mode & ModeBits.Careful) == 0 && !_block.ChecksAlone;
         for (int k = 0; k < _count; k++)
         {
             ref readonly Instruction i = ref _instructions[k];
@@ -301,7 +304,7 @@ internal sealed unsafe partial class Translator
                 memorySize = access == OpAccess.NoMemAccess ? 0 : i.MemorySize.GetSize();
                 memoryWrite = IsWrite(access);
             }
-            bool barrier = !enabled || step is Step.Interpret or Step.InterpretLast or Step.RepeatString;
+            bool barrier = !enabled || step is Step.Interpret or Step.InterpretLast or Step.RepeatString or Step.SystemCall;
             switch (step)
             {
                 case Step.Push or Step.Call or Step.CallIndirect or Step.PushFlags:

@@ -48,7 +48,7 @@ internal struct TlbEntry
 internal unsafe struct ProcessorBlock
 {
     /// <summary>Entries of a first-level TLB: 2^Bits.</summary>
-    public const int TlbBits = 9;
+    public const int TlbBits = 10;
 
     /// <summary>Number of entries of a first-level TLB.</summary>
     public const int TlbEntries = 1 << TlbBits;

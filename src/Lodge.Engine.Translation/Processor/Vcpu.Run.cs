@@ -324,8 +324,20 @@ internal sealed unsafe partial class Vcpu
                     return;
                 case ExitCode.Resume:
                     return;
+                case ExitCode.Syscall or ExitCode.Sysret:
+                    if (!CrossPrivilege(code == ExitCode.Syscall) || B->ExitRequest != 0 || B->InterruptPending != 0 || (B->Mode & ModeBits.Interpret) != 0)
+                    {
+                        return;
+                    }
+                    block = Blocks.Find(B->Rip, out _);
+                    if (block is null)
+                    {
+                        return;
+                    }
+                    break;
                 case ExitCode.Careful:
                     CarefulBlocks++;
+                    Blocks.NoteWindowMiss(B->ExitSite);
                     block = Blocks.Find(B->Rip, out interpret, careful: true);
                     if (block is null)
                     {
@@ -386,6 +398,31 @@ internal sealed unsafe partial class Vcpu
                     }
                     break;
             }
+        }
+    }
+
+    // SYSCALL and SYSRETQ without decoding them again. False when they raised an exception, which has been delivered.
+    private bool CrossPrivilege(bool enter)
+    {
+        B->NextRip = B->ExitTarget;
+        try
+        {
+            if (enter)
+            {
+                EnterSyscall(B->ExitTarget);
+            }
+            else
+            {
+                LeaveSyscall(true);
+            }
+            B->Rip = B->NextRip;
+            return true;
+        }
+        catch (GuestFault fault)
+        {
+            Faults++;
+            Deliver(fault.Vector, fault.ErrorCode, fault.Address);
+            return false;
         }
     }
 
@@ -464,6 +501,7 @@ internal sealed unsafe partial class Vcpu
             throw new EngineFailure($"memory access at {returnAddress:x} outside translated code");
         }
         B->Rip = rip;
+        B->ExitSite = returnAddress - 1;
         return 0;
     }
 
