@@ -171,15 +171,25 @@ internal sealed unsafe class BlockCache : IDisposable
                 AddGlobalLink((target.Rip & ~0xFFFUL) + 0x1000, exit);
             }
         }
-        else if (target.SecondPage != ulong.MaxValue)
+        else if (e.InterruptShadow && target.SecondPage != ulong.MaxValue)
         {
-            return;
+            return; // the jump cache polls, which must not happen behind STI
         }
-        byte* entry = EntryFor(target, e.Flags, e.Back);
+        byte* entry = e.SamePage && target.SecondPage != ulong.MaxValue ? Probe(e) : EntryFor(target, e.Flags, e.Back);
         e.Linked = target;
         target.Incoming.Add(exit);
         _emitter.Begin(_memory, e.Displacement);
         _emitter.Patch(e.Displacement, entry);
+    }
+
+    // A block that crosses into a page whose mapping may change is reached through the jump cache, which forgets it when the mapping does.
+    private byte* Probe(in BlockExit exit)
+    {
+        _emitter.Begin(_memory, _at);
+        byte* start = _emitter.Here;
+        _translator.EmitProbe(_emitter, exit.Source.Mode, exit.Target, exit.Flags);
+        _at = (byte*)(((nint)_emitter.Here + 15) & ~15);
+        return start;
     }
 
     private void AddGlobalLink(ulong page, int exit)

@@ -332,6 +332,21 @@ internal sealed unsafe partial class Translator
         }
     }
 
+    /// <summary>Emits a jump through the jump cache to a known guest address, for use outside a block.</summary>
+    public void EmitProbe(Emitter emitter, uint mode, ulong target, FlagState flags)
+    {
+        _e = emitter;
+        _mode = mode;
+        _colds.Clear();
+        if (flags == FlagState.Host)
+        {
+            Stubs.PackFlags(_e, Field.PackedFlags);
+        }
+        _e.MovImmediate(Host.R14, target);
+        EmitJumpCacheProbe();
+        EmitColds();
+    }
+
     /// <summary>Jumps to the guest address in R14 through the jump cache; flags must be packed.</summary>
     private void EmitJumpCacheProbe()
     {

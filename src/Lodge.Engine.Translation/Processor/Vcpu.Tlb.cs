@@ -358,14 +358,16 @@ internal sealed unsafe partial class Vcpu
     internal void EnterJump(ulong rip, Execution.Block block)
     {
         bool user = (B->Mode & 3) == 1;
-        bool global = IsGlobalCode(rip);
-        if (block.SecondPage != ulong.MaxValue && !(global && IsGlobalCode(rip + 0x1000)))
-        {
-            return; // depends on the mapping of a page that its address does not tell
-        }
+        bool crosses = block.SecondPage != ulong.MaxValue;
+        bool global = IsGlobalCode(rip) && (!crosses || IsGlobalCode(rip + 0x1000));
         if (!user && !global)
         {
             _uncachedJumps = true;
+        }
+        if (crosses)
+        {
+            ulong second = rip + 0x1000; // its mapping counts too
+            _jumpPages[(second >> 18) & 63] |= 1UL << (int)((second >> 12) & 63);
         }
         ulong key = rip ^ (user ? B->UserJumpKey : B->SupervisorJumpKey);
         int index = (int)((key >> 6) ^ key) & (ProcessorBlock.JumpCacheEntries - 1);
