@@ -1,0 +1,59 @@
+using Lodge.Storage.Disks;
+using Lodge.Storage.Files;
+
+namespace Lodge.Storage.Formats.Raw;
+
+/// <summary>The raw format: the file is the disk.</summary>
+public sealed class RawFormat : IDiskFormat
+{
+    private static readonly FormatOption Preallocation = new("preallocation", FormatOptionKind.Choice, "Allocate the file's room when it is made", "off")
+    {
+        Choices = ["off", "falloc", "full"],
+    };
+
+    /// <inheritdoc/>
+    public string Name => "raw";
+
+    /// <inheritdoc/>
+    public IReadOnlyList<string> OtherNames => ["img"];
+
+    /// <inheritdoc/>
+    public IReadOnlyList<FormatOption> Options { get; } = [Preallocation];
+
+    /// <inheritdoc/>
+    public int Probe(ReadOnlySpan<byte> head, ReadOnlySpan<byte> tail, long length) => 1;
+
+    /// <inheritdoc/>
+    public ValueTask<IImage> OpenAsync(IStorageFile file, ImageContext context, CancellationToken cancellation = default) => ValueTask.FromResult<IImage>(new RawImage(file));
+
+    /// <inheritdoc/>
+    public async ValueTask CreateAsync(IStorageFile file, long length, FormatOptions options, ImageContext context, CancellationToken cancellation = default)
+    {
+        await file.ResizeAsync(length, cancellation).ConfigureAwait(false);
+        switch (options.Text("preallocation"))
+        {
+            case "falloc":
+                await file.AllocateAsync(0, length, cancellation).ConfigureAwait(false);
+                break;
+            case "full":
+                await file.WriteZeroesAsync(0, length, ZeroOptions.None, cancellation).ConfigureAwait(false);
+                break;
+        }
+
+        await file.FlushAsync(cancellation).ConfigureAwait(false);
+    }
+
+    /// <inheritdoc/>
+    public async ValueTask<ImageMeasure> MeasureAsync(long length, IDisk? source, FormatOptions options, CancellationToken cancellation = default)
+    {
+        long required = 0;
+        for (long offset = 0; source is not null && offset < source.Length;)
+        {
+            var extent = await source.StatusAsync(offset, source.Length - offset, cancellation).ConfigureAwait(false);
+            required += (extent.State & BlockState.Data) != 0 ? extent.Length : 0;
+            offset += extent.Length;
+        }
+
+        return new ImageMeasure(options.Text("preallocation") is "falloc" or "full" ? length : required, length);
+    }
+}
