@@ -74,6 +74,15 @@ public sealed class CpuModelTests
     }
 
     [Fact]
+    public void Mitigations_are_not_asked_for()
+    {
+        CpuModel model = CpuModel.Create(CpuModelName.V3, 1, Everything);
+        Assert.Equal((2u, 1u << 26 | 1u << 29), (model.Cpuid(7, 0, s_context).Eax, model.Cpuid(7, 0, s_context).Edx & (1u << 26 | 1u << 29))); // IBRS, ARCH_CAPABILITIES
+        Assert.Equal(new CpuidResult(0, 0, 0, 1u << 4), model.Cpuid(7, 2, s_context)); // BHI_CTRL
+        Assert.Equal(1UL << 0 | 1UL << 1 | 1UL << 20, CpuModel.ArchCapabilities & (1UL << 0 | 1UL << 1 | 1UL << 20)); // RDCL_NO, IBRS_ALL, BHI_NO
+    }
+
+    [Fact]
     public void Extended_state_sizes()
     {
         CpuModel model = CpuModel.Create(CpuModelName.V3, 1, Everything);

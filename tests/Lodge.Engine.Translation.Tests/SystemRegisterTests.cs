@@ -118,6 +118,12 @@ public sealed unsafe class SystemRegisterTests : IDisposable
         WrmsrFaults(Msr.MtrrDefType, 0x1000);
         WrmsrFaults(Msr.TscAux, 1UL << 32);
         WrmsrFaults(Msr.MtrrCap, 0);
+        if (_guest.Vcpu.Model.Has(CpuFeature.SpeculationControl))
+        {
+            Wrmsr(Msr.SpecCtrl, 1 | 1 << 10); // IBRS, BHI_DIS_S
+            Assert.Equal(1UL | 1 << 10, Rdmsr(Msr.SpecCtrl));
+            WrmsrFaults(Msr.SpecCtrl, 1 << 2);
+        }
         WrmsrFaults(0xDEAD_BEEF, 0);
         _guest.B->Gpr[1] = 0x1234_5678;
         _guest.Faults(Vector.GeneralProtection, s_rdmsr);

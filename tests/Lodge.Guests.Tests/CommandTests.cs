@@ -41,6 +41,17 @@ public class CommandTests
     }
 
     [Fact]
+    public void The_kernel_runs_no_mitigation_loops()
+    {
+        (int status, string output, _) = LodgeProcess.Run(["run", "--", "sh", "-c", "cat /sys/devices/system/cpu/vulnerabilities/*"]);
+        Assert.Equal(0, status);
+        Assert.Contains("Not affected", output, StringComparison.Ordinal);
+        Assert.DoesNotContain("SW loop", output, StringComparison.Ordinal);
+        Assert.DoesNotContain("Retpolines", output, StringComparison.Ordinal);
+        Assert.DoesNotContain("PTI", output, StringComparison.Ordinal);
+    }
+
+    [Fact]
     public void Large_output_and_input_pass_whole()
     {
         string input = string.Concat(Enumerable.Range(0, 1 << 17).Select(i => $"{i:x7}\n"));

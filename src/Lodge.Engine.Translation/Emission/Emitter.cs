@@ -126,6 +126,13 @@ internal sealed unsafe class Emitter
         Int32(displacement);
     }
 
+    /// <summary>op reg16, gs:[displacement].</summary>
+    public void Gs16(int opcode, int reg, int displacement)
+    {
+        Byte(0x66);
+        Gs(false, opcode, reg, displacement);
+    }
+
     /// <summary>op reg, gs:[index + displacement].</summary>
     public void GsIndex(bool wide, int opcode, int reg, int index, int displacement)
     {

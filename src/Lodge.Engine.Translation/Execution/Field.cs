@@ -7,7 +7,7 @@ internal static unsafe class Field
 {
     public static readonly int Rip, NextRip, PackedFlags, SystemFlags, ExitRequest, InterruptPending, Cpl, Mode, X87Loaded, Mxcsr, HostMxcsr, TscOffset, TscAux;
     public static readonly int HostRsp, Scratch0, Scratch1, Scratch2, Scratch3, FaultPc, FaultSignal, FaultFlags, ExitInfo, ExitTarget, ExitSite, Self, FaultExit;
-    public static readonly int UserJumpKey, SupervisorJumpKey, ExtendedState, Ymm, InstructionTlb, JumpCache, Tlb, InterruptShadow, Segments, Windows;
+    public static readonly int UserJumpKey, SupervisorJumpKey, ExtendedState, Ymm, InstructionTlb, JumpCache, Tlb, InterruptShadow, Segments, Windows, SystemCallMode, KernelGsBase, Star, Lstar, SyscallMask;
 
     static Field()
     {
@@ -49,6 +49,11 @@ internal static unsafe class Field
         Tlb = Of(b->Tlb);
         InterruptShadow = Of(&b->InterruptShadow);
         Windows = Of(b->Windows);
+        SystemCallMode = Of(&b->SystemCallMode);
+        KernelGsBase = Of(&b->KernelGsBase);
+        Star = Of(&b->Star);
+        Lstar = Of(&b->Lstar);
+        SyscallMask = Of(&b->SyscallMask);
         Segments = Of(&b->Segment0);
         System.Runtime.InteropServices.NativeMemory.Free(b);
         if ((ExtendedState & 63) != 0)
@@ -62,6 +67,9 @@ internal static unsafe class Field
 
     /// <summary>Offset of the base of a segment register.</summary>
     public static int SegmentBase(int number) => Segments + (number * sizeof(Segment));
+
+    /// <summary>Offset of the limit of a segment register; the attributes follow.</summary>
+    public static int SegmentLimit(int number) => Segments + (number * sizeof(Segment)) + 8;
 
     /// <summary>Offset of the selector of a segment register.</summary>
     public static int SegmentSelector(int number) => Segments + (number * sizeof(Segment)) + 16;

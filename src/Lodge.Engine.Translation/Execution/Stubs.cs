@@ -37,6 +37,9 @@ internal sealed unsafe class Stubs
     /// <summary>REP MOVS and REP STOS.</summary>
     public readonly StringStubs Strings;
 
+    /// <summary>SYSCALL and SYSRETQ.</summary>
+    public readonly SystemCallStubs SystemCalls;
+
     /// <summary>First address for translated blocks.</summary>
     public readonly byte* End;
 
@@ -164,6 +167,7 @@ internal sealed unsafe class Stubs
         LoadState(e);
         e.Byte(0xC3);
         Strings = new StringStubs(e);
+        SystemCalls = new SystemCallStubs(e, ExitPacked, IndirectMiss);
         e.Align(64);
         End = e.Here;
     }
@@ -211,6 +215,41 @@ internal sealed unsafe class Stubs
         {
             e.Mov(Host.Rax, Host.R14);
         }
+    }
+
+    /// <summary>
+    /// Jumps to the guest address in R14 through the jump cache, or to <paramref name="indirectMiss"/> when the vCPU is wanted; flags packed. Returns the jump of a
+    /// miss, to be bound to <see cref="JumpCacheMissed"/>.
+    /// </summary>
+    public static byte* ProbeJumpCache(Emitter e, int key, byte* indirectMiss)
+    {
+        e.CompareGs32(Field.ExitRequest, 0);
+        e.JumpTo(Cc.Ne, indirectMiss);
+        e.Mov(Host.R15, Host.R14);
+        e.Gs(true, 0x33, Host.R15, key);
+        e.Reg(false, 0x8B, Host.R14, Host.R15);
+        e.Byte(0x41); // shr r14d, 6
+        e.Byte(0xC1);
+        e.Byte(0xEE);
+        e.Byte(6);
+        e.Reg(false, 0x33, Host.R14, Host.R15);
+        e.Immediate(false, 4, Host.R14, ProcessorBlock.JumpCacheEntries - 1);
+        e.Byte(0x41); // shl r14d, 4
+        e.Byte(0xC1);
+        e.Byte(0xE6);
+        e.Byte(4);
+        e.GsIndex(true, 0x3B, Host.R15, Host.R14, Field.JumpCache);
+        byte* miss = e.Jump(Cc.Ne);
+        e.GsIndex(false, 0xFF, 4, Host.R14, Field.JumpCache + 8);
+        return miss;
+    }
+
+    /// <summary>Behind a miss of <see cref="ProbeJumpCache"/>.</summary>
+    public static void JumpCacheMissed(Emitter e, int key, byte* indirectMiss)
+    {
+        e.Mov(Host.R14, Host.R15);
+        e.Gs(true, 0x33, Host.R14, key);
+        e.JumpTo(indirectMiss);
     }
 
     // XSAVE64 of x87 alone (EAX = 1, EDX = 0), then a clean unit for the host. The instruction and data pointers are addresses of this process: not for the guest.

@@ -119,9 +119,14 @@ internal sealed unsafe partial class Translator
                 _e.Store(Host.R14, Field.Rip);
                 _e.Lea(Host.R14, Host.R14, i.Length);
                 _e.Store(Host.R14, Field.ExitTarget);
-                _e.StoreImmediate64(Field.ExitInfo, i.Mnemonic == Mnemonic.Syscall ? ExitCode.Syscall : ExitCode.Sysret);
-                _e.JumpTo(_cache.Stubs.ExitPacked);
+                EmitSystemCall(i.Mnemonic == Mnemonic.Syscall);
                 return true;
+            case Step.SwapGs:
+                _e.Load(Host.R14, Field.SegmentBase(Seg.Gs));
+                _e.Load(Host.R15, Field.KernelGsBase);
+                _e.Store(Host.R14, Field.KernelGsBase);
+                _e.Store(Host.R15, Field.SegmentBase(Seg.Gs));
+                return false;
             case Step.InterpretLast:
                 NeedPackedFlags();
                 _e.MovImmediate(Host.R14, i.IP);
@@ -138,6 +143,18 @@ internal sealed unsafe partial class Translator
                 _x87Known = false;
                 return false;
         }
+    }
+
+    // From the other level, or with supervisor accesses of another kind, C# does what remains, the faults among it.
+    private void EmitSystemCall(bool enter)
+    {
+        if (enter ? (_mode & ModeBits.User) != 0 : (_mode & ModeBits.Supervisor) != 0 && (_mode & 3) == 0)
+        {
+            _e.JumpTo(enter ? _cache.Stubs.SystemCalls.Enter : _cache.Stubs.SystemCalls.Leave);
+            return;
+        }
+        _e.StoreImmediate64(Field.ExitInfo, enter ? ExitCode.Syscall : ExitCode.Sysret);
+        _e.JumpTo(_cache.Stubs.ExitPacked);
     }
 
     private int StackSize => _is64 ? 8 : 4;
@@ -323,6 +340,11 @@ internal sealed unsafe partial class Translator
     private void EmitPop(in Instruction i)
     {
         int number = Reencoder.Number(i.Op0Register);
+        if (number == 4)
+        {
+            At(_is64, 0x8B, Host.R13, EmitStackAccess(0, false));
+            return;
+        }
         int destination = number < 13 ? number : Host.R15;
         At(_is64, 0x8B, destination, EmitStackAccess(0, false));
         if (number >= 13)

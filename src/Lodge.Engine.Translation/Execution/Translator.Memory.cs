@@ -311,9 +311,7 @@ internal sealed unsafe partial class Translator
                     _e.JumpTo(cold.Kind == ColdPollHost ? _cache.Stubs.ExitHost : _cache.Stubs.ExitPacked);
                     break;
                 case ColdIndirect:
-                    _e.Mov(Host.R14, Host.R15);
-                    _e.Gs(true, 0x33, Host.R14, (_mode & 1) != 0 ? Field.UserJumpKey : Field.SupervisorJumpKey);
-                    _e.JumpTo(_cache.Stubs.IndirectMiss);
+                    Stubs.JumpCacheMissed(_e, JumpKey, _cache.Stubs.IndirectMiss);
                     break;
                 case ColdInterpret:
                     _e.MovImmediate(Host.R14, cold.Value);
@@ -348,27 +346,8 @@ internal sealed unsafe partial class Translator
     }
 
     /// <summary>Jumps to the guest address in R14 through the jump cache; flags must be packed.</summary>
-    private void EmitJumpCacheProbe()
-    {
-        int key = (_mode & 1) != 0 ? Field.UserJumpKey : Field.SupervisorJumpKey;
-        _e.CompareGs32(Field.ExitRequest, 0);
-        _e.JumpTo(Cc.Ne, _cache.Stubs.IndirectMiss);
-        _e.Mov(Host.R15, Host.R14);
-        _e.Gs(true, 0x33, Host.R15, key);
-        _e.Reg(false, 0x8B, Host.R14, Host.R15);
-        _e.Byte(0x41); // shr r14d, 6
-        _e.Byte(0xC1);
-        _e.Byte(0xEE);
-        _e.Byte(6);
-        _e.Reg(false, 0x33, Host.R14, Host.R15);
-        _e.Immediate(false, 4, Host.R14, ProcessorBlock.JumpCacheEntries - 1);
-        _e.Byte(0x41); // shl r14d, 4
-        _e.Byte(0xC1);
-        _e.Byte(0xE6);
-        _e.Byte(4);
-        _e.GsIndex(true, 0x3B, Host.R15, Host.R14, Field.JumpCache);
-        byte* miss = _e.Jump(Cc.Ne);
-        _colds.Add(new Cold { Kind = ColdIndirect, From = miss });
-        _e.GsIndex(false, 0xFF, 4, Host.R14, Field.JumpCache + 8);
-    }
+    private void EmitJumpCacheProbe() =>
+        _colds.Add(new Cold { Kind = ColdIndirect, From = Stubs.ProbeJumpCache(_e, JumpKey, _cache.Stubs.IndirectMiss) });
+
+    private int JumpKey => (_mode & 1) != 0 ? Field.UserJumpKey : Field.SupervisorJumpKey;
 }

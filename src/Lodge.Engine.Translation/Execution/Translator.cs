@@ -67,6 +67,7 @@ internal sealed unsafe partial class Translator
         PushFlags,
         ReadSelector,
         SystemCall,
+        SwapGs,
     }
 
     /// <summary>Out-of-line code to be emitted behind the block.</summary>
@@ -229,7 +230,7 @@ internal sealed unsafe partial class Translator
         {
             case Mnemonic.Push when i.StackPointerIncrement == -stackSize && SegmentsFlat(i) && !IsSegmentRegister(i):
                 return Step.Push;
-            case Mnemonic.Pop when i.StackPointerIncrement == stackSize && i.Op0Kind == OpKind.Register && !IsSegmentRegister(i) && Reencoder.Number(i.Op0Register) != 4:
+            case Mnemonic.Pop when i.StackPointerIncrement == stackSize && i.Op0Kind == OpKind.Register && !IsSegmentRegister(i):
                 return Step.Pop;
             case Mnemonic.Leave when i.StackPointerIncrement == 0 && i.Code is Code.Leaveq or Code.Leaved && (i.Code == Code.Leaveq) == _is64:
                 return Step.Leave;
@@ -249,6 +250,8 @@ internal sealed unsafe partial class Translator
                 return Step.Sti;
             case Mnemonic.Syscall or Mnemonic.Sysretq when _is64:
                 return Step.SystemCall;
+            case Mnemonic.Swapgs when _is64 && (_mode & ModeBits.Supervisor) != 0:
+                return Step.SwapGs;
             case Mnemonic.Pushfq when _is64:
                 return Step.PushFlags;
             case Mnemonic.Mov when i.Code is Code.Mov_r32m16_Sreg or Code.Mov_r64m16_Sreg && i.Op0Kind == OpKind.Register:
@@ -311,7 +314,7 @@ internal sealed unsafe partial class Translator
                     _groups.Add(k, i, memorySize, memoryWrite, 8, -8, true, -8, barrier);
                     break;
                 case Step.Pop:
-                    _groups.Add(k, i, 0, false, 8, 0, false, 8, barrier);
+                    _groups.Add(k, i, 0, false, 8, 0, false, i.Op0Register == Register.RSP ? null : 8, barrier);
                     break;
                 case Step.Return:
                     _groups.Add(k, i, 0, false, 8, 0, false, 8, barrier);
@@ -345,7 +348,7 @@ internal sealed unsafe partial class Translator
     // Whether the emitted code for the step destroys host RFLAGS before the instruction itself runs.
     private bool Clobbers(int index) => _steps[index] switch
     {
-        Step.Nop or Step.Lea or Step.Jump or Step.Conditional or Step.ReadSelector => false,
+        Step.Nop or Step.Lea or Step.Jump or Step.Conditional or Step.ReadSelector or Step.SwapGs => false,
         Step.Copy => HasMemory(_instructions[index]),
         _ => true,
     };
@@ -355,14 +358,14 @@ internal sealed unsafe partial class Translator
     private bool FlagsNeededBefore(int index, bool liveAfter)
     {
         ref readonly Instruction i = ref _instructions[index];
-        if (_vcpu.PreciseFlags && _steps[index] is not (Step.Nop or Step.Lea or Step.Copy) || _vcpu.PreciseFlags && HasMemory(i))
+        if (_vcpu.PreciseFlags && _steps[index] is not (Step.Nop or Step.Lea or Step.Copy or Step.SwapGs) || _vcpu.PreciseFlags && HasMemory(i))
         {
             return true;
         }
         return _steps[index] switch
         {
             Step.Copy or Step.CopyX87 => InstructionFlags.Uses(i) || (liveAfter && !InstructionFlags.Kills(i)),
-            Step.Nop or Step.Lea or Step.ReadSelector or Step.Push or Step.Pop or Step.Leave or Step.Cli or Step.Rdtsc => liveAfter,
+            Step.Nop or Step.Lea or Step.ReadSelector or Step.SwapGs or Step.Push or Step.Pop or Step.Leave or Step.Cli or Step.Rdtsc => liveAfter,
             _ => true,
         };
     }

@@ -130,6 +130,11 @@ internal unsafe struct ProcessorBlock
     /// <summary>Distinguishes address spaces in the jump cache: RIP is xor-ed with it. By user/supervisor.</summary>
     public ulong SupervisorJumpKey, UserJumpKey;
 
+    /// <summary>The <see cref="Mode"/> that SYSCALL of CPL 3, or SYSRETQ of CPL 0, leads to; 0 when C# has to execute them. Computed by <c>UpdateMode</c>.</summary>
+    public uint SystemCallMode;
+
+    private readonly uint _pad;
+
     /// <summary>Address of this block.</summary>
     public ulong Self;
 
@@ -165,7 +170,7 @@ internal unsafe struct ProcessorBlock
     /// <summary>Entries of <see cref="JumpCache"/>.</summary>
     public const int JumpCacheEntries = 4096;
 
-    private const int AlignWords = 5;
+    private const int AlignWords = 4;
 
     /// <summary>Segment by register number (<see cref="Seg"/>; 6 LDTR, 7 TR).</summary>
     public static Segment* SegmentOf(ProcessorBlock* block, int index) => &block->Segment0 + index;

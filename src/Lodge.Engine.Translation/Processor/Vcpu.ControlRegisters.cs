@@ -165,6 +165,10 @@ internal sealed unsafe partial class Vcpu
             GuestFault.GeneralProtection();
         }
         B->Cr4 = value;
+        if ((changed & Cr4Bits.Tsd) != 0)
+        {
+            ClearJumpCache(); // blocks of CPL 3 differ
+        }
         const ulong Translation = Cr4Bits.Pse | Cr4Bits.Pae | Cr4Bits.Pge | Cr4Bits.Pcide | Cr4Bits.Smep | Cr4Bits.Smap | Cr4Bits.Pke;
         if ((changed & Translation) != 0)
         {

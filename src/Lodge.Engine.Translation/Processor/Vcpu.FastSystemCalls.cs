@@ -3,7 +3,8 @@ namespace Lodge.Engine.Translation.Processor;
 // SYSCALL, SYSRET, SYSENTER, SYSEXIT (Intel SDM vol. 2; vol. 3, 5.8.7). The good paths neither throw nor allocate: translated code calls them.
 internal sealed unsafe partial class Vcpu
 {
-    private const uint FlatData = 0xC093, FlatCode32 = 0xC09B, FlatCode64 = 0xA09B, UserDpl = 0x60;
+    internal const uint FlatData = 0xC093, FlatCode64 = 0xA09B, UserDpl = 0x60;
+    private const uint FlatCode32 = 0xC09B;
 
     /// <summary>
     /// SYSCALL with the address of the following instruction; continues at <c>NextRip</c>.
@@ -61,6 +62,22 @@ internal sealed unsafe partial class Vcpu
         B->Cpl = 3;
         B->NextRip = wide ? B->Gpr[1] : (uint)B->Gpr[1];
         UpdateMode();
+    }
+
+    // What generated code may do alone: SYSCALL from 64-bit code of CPL 3, which clears TF and AC, and SYSRETQ from CPL 0.
+    private uint ModeOfSystemCall(uint mode)
+    {
+        const ulong TrapAndAlignment = FlagBits.Trap | FlagBits.AlignmentCheck;
+        if ((mode & ModeBits.Code64) == 0 || (mode & ModeBits.Interpret) != 0 || (B->Efer & EferBits.Sce) == 0 || (B->SyscallMask & TrapAndAlignment) != TrapAndAlignment)
+        {
+            return 0;
+        }
+        return B->Cpl switch
+        {
+            3 => (mode & ~(ModeBits.User | ModeBits.NoTsc)) | ModeBits.Supervisor,
+            0 => (mode & ~(3 | ModeBits.Supervisor)) | ModeBits.User | ((B->Cr4 & Cr4Bits.Tsd) != 0 ? ModeBits.NoTsc : 0),
+            _ => 0,
+        };
     }
 
     /// <summary>SYSENTER; continues at <c>NextRip</c>.</summary>

@@ -35,7 +35,7 @@ internal static class ModeBits
 
 internal sealed unsafe partial class Vcpu
 {
-    /// <summary>Recomputes the mode key after any change of segment attributes or bases, CPL, CR0, CR4, EFER, XCR0, EFLAGS.VM/AC/TF, DR7.</summary>
+    /// <summary>Recomputes the mode key after any change of segment attributes or bases, CPL, CR0, CR4, EFER, XCR0, EFLAGS.VM/AC/TF, DR7, IA32_FMASK.</summary>
     internal void UpdateMode()
     {
         ulong cr0 = B->Cr0, cr4 = B->Cr4;
@@ -67,6 +67,7 @@ internal sealed unsafe partial class Vcpu
         mode |= interpret ? ModeBits.Interpret : 0;
         uint changed = mode ^ B->Mode;
         B->Mode = mode;
+        B->SystemCallMode = ModeOfSystemCall(mode);
         if ((changed & (ModeBits.NoX87 | ModeBits.NoSse | ModeBits.NoAvx)) != 0)
         {
             ClearJumpCache();

@@ -136,7 +136,7 @@ internal sealed unsafe partial class Vcpu
             case Msr.BiosUpdateTrigger or Msr.BiosSignatureId:
                 return true; // no microcode is taken
             case Msr.SpecCtrl when Model.Has(CpuFeature.SpeculationControl):
-                return Store(ref _specCtrl, value, (value & ~1UL) == 0); // IBRS
+                return Store(ref _specCtrl, value, (value & ~(1UL | 1UL << 10)) == 0); // IBRS, BHI_DIS_S
             case Msr.PredCmd when Model.Has(CpuFeature.SpeculationControl):
                 return (value & ~1UL) == 0; // IBPB: the host's kernel keeps predictors of processes apart
             case Msr.SysenterCs:
@@ -166,7 +166,9 @@ internal sealed unsafe partial class Vcpu
             case Msr.Cstar:
                 return Store(ref B->Cstar, value, IsCanonical(value));
             case Msr.Fmask:
-                return Store(ref B->SyscallMask, (uint)value, value >> 32 == 0);
+                bool stored = Store(ref B->SyscallMask, (uint)value, value >> 32 == 0);
+                UpdateMode();
+                return stored;
             case Msr.FsBase:
                 return Store(ref Segment(Seg.Fs)->Base, value, IsCanonical(value));
             case Msr.GsBase:

@@ -45,4 +45,7 @@ public enum CpuFeature
 
     // Word 11: leaf 0x80000021 EAX (AMD).
     AmdLfenceSerializing = 354, AmdNullSelectorClearsBase = 358, AmdAutomaticIbrs = 360, AmdSrsoNo = 381,
+
+    // Word 12: leaf 7.2 EDX.
+    BranchHistoryControl = 388,
 }

@@ -73,9 +73,11 @@ public sealed partial class CpuModel
             case 6:
                 return new CpuidResult(1 << 2, 0, 0, 0); // ARAT: the APIC timer always runs
             case 7 when subleaf == 0:
-                return new CpuidResult(1, _words[2], _words[3] | (Has(CpuFeature.Pku) && (context.Cr4 & (1 << 22)) != 0 ? 1u << 4 : 0), _words[4]);
+                return new CpuidResult(2, _words[2], _words[3] | (Has(CpuFeature.Pku) && (context.Cr4 & (1 << 22)) != 0 ? 1u << 4 : 0), _words[4]);
             case 7 when subleaf == 1:
                 return new CpuidResult(_words[5], 0, 0, 0);
+            case 7 when subleaf == 2:
+                return new CpuidResult(0, 0, 0, _words[12]);
             case 0xB or 0x1F:
                 return Topology(subleaf, context.ApicId);
             case 0xD when HasXsave:

@@ -39,7 +39,7 @@ public sealed partial class CpuModel
     /// <summary>State components of XCR0: x87, SSE, AVX and PKRU (Intel SDM vol. 1, 13.1).</summary>
     public const ulong ComponentX87 = 1, ComponentSse = 2, ComponentAvx = 4, ComponentPkru = 1 << 9;
 
-    private const int WordCount = 12;
+    private const int WordCount = 13;
 
     // Instructions that the guest executes on the host's own units: the host must have them.
     private static readonly CpuFeature[] s_level1 =
@@ -173,7 +173,8 @@ public sealed partial class CpuModel
         else
         {
             // With IBRS_ALL a guest uses enhanced IBRS, one write at boot, in place of retpolines, which would defeat return prediction.
-            model.Set(CpuFeature.SpeculationControl, CpuFeature.ArchCapabilities);
+            // With BHI_CTRL it sets BHI_DIS_S in the same write in place of a loop of branches at each system call, which Linux otherwise runs despite BHI_NO.
+            model.Set(CpuFeature.SpeculationControl, CpuFeature.ArchCapabilities, CpuFeature.BranchHistoryControl);
         }
         model.ReadCaches(host);
         return model;
@@ -213,7 +214,7 @@ public sealed partial class CpuModel
         return
         [
             one.Ecx, one.Edx, seven.Ebx, seven.Ecx, seven.Edx, seven1.Eax, Leaf(0xD, 1).Eax, extendedOne.Ecx, extendedOne.Edx, Leaf(0x8000_0007, 0).Edx,
-            Leaf(0x8000_0008, 0).Ebx, Leaf(0x8000_0021, 0).Eax,
+            Leaf(0x8000_0008, 0).Ebx, Leaf(0x8000_0021, 0).Eax, seven.Eax >= 2 ? Leaf(7, 2).Edx : 0,
         ];
     }
 
