@@ -88,6 +88,23 @@ public interface ICompressedWrite
     ValueTask WriteCompressedAsync(long offset, ReadOnlyMemory<byte> unit, CancellationToken cancellation = default);
 }
 
+/// <summary>
+/// A disk whose compressing can run apart from storing, so that a stream of units (<see cref="ICompressedWrite.InOrder"/>) is compressed on all cores and
+/// stored by one at a time.
+/// </summary>
+public interface ISplitCompression : ICompressedWrite
+{
+    /// <summary>Room in bytes that <see cref="Compress"/> needs for its result.</summary>
+    int CompressedCapacity { get; }
+
+    /// <summary>Compresses a unit; any number of threads at once.</summary>
+    /// <returns>Bytes put into <paramref name="destination"/>, or 0 for a unit that does not shrink.</returns>
+    int Compress(ReadOnlySpan<byte> unit, Span<byte> destination);
+
+    /// <summary>Stores a unit of which <paramref name="compressed"/> is the result of <see cref="Compress"/>, empty if that was 0; in ascending order, one at a time, where <see cref="ICompressedWrite.InOrder"/>.</summary>
+    ValueTask StoreCompressedAsync(long offset, ReadOnlyMemory<byte> unit, ReadOnlyMemory<byte> compressed, CancellationToken cancellation = default);
+}
+
 /// <summary>Named dirty bitmaps of an image (qcow2, "Bitmaps extension").</summary>
 public interface IDirtyBitmaps
 {

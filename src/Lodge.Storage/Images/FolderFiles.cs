@@ -31,7 +31,9 @@ public sealed class FolderFiles(string imagePath, ImageOpenOptions options, int 
         return await ImageOpener.OpenAsync(Resolve(name), options with { ReadOnly = true, Format = format, Snapshot = null }, depth + 1, cancellation).ConfigureAwait(false);
     }
 
-    private string Resolve(string name)
+    /// <summary>The path of a file that the image names, if policy allows it.</summary>
+    /// <exception cref="DiskException"><see cref="DiskError.Denied"/>: outside of the image's and the allowed folders.</exception>
+    public string Resolve(string name)
     {
         var folder = Path.GetDirectoryName(Path.GetFullPath(imagePath))!;
         var path = Path.GetFullPath(Path.Combine(folder, name));
