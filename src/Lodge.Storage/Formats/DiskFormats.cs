@@ -1,5 +1,6 @@
 using Lodge.Storage.Disks;
 using Lodge.Storage.Files;
+using Lodge.Storage.Formats.Luks;
 using Lodge.Storage.Formats.Raw;
 
 namespace Lodge.Storage.Formats;
@@ -13,6 +14,7 @@ public static class DiskFormats
     /// <summary>All formats, raw last.</summary>
     public static IReadOnlyList<IDiskFormat> All { get; } =
     [
+        new LuksFormat(),
         new RawFormat(),
     ];
 

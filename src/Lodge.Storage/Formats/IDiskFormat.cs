@@ -15,6 +15,9 @@ public interface IDiskFormat
     /// <summary>The options of <see cref="CreateAsync"/> (<c>-o name=value</c>), with qemu-img's names where it has them.</summary>
     IReadOnlyList<FormatOption> Options { get; }
 
+    /// <summary>Whether a new image reads as zeroes; where not (luks), whoever fills it must write zeroes, too.</summary>
+    bool NewImageReadsZero => true;
+
     /// <summary>How sure it is that a file is of this format: 0 (not) to 100, from its first bytes (up to 64 KiB), its last 512 bytes, and its length.</summary>
     int Probe(ReadOnlySpan<byte> head, ReadOnlySpan<byte> tail, long length);
 
