@@ -3,11 +3,13 @@ using Lodge.Engine.Memory;
 using Lodge.Engine.State;
 using Lodge.Engine.Time;
 using Lodge.Machine.Devices.Virtio.Balloon;
+using Lodge.Machine.Devices.Virtio.Block;
 using Lodge.Machine.Devices.Virtio.Console;
 using Lodge.Machine.Devices.Virtio.Rng;
 using Lodge.Machine.Pci;
 using Lodge.Machine.Virtio;
 using Lodge.Machine.Virtio.Transport;
+using Lodge.Storage.Disks;
 using Xunit;
 
 namespace Lodge.Machine.Tests;
@@ -27,6 +29,7 @@ public sealed class VirtioFuzzTests : IDisposable
     [InlineData("rng")]
     [InlineData("console")]
     [InlineData("balloon")]
+    [InlineData("block")]
     public void NothingThatAGuestDoesHarms(string kind)
     {
         int seconds = int.TryParse(Environment.GetEnvironmentVariable("LODGE_FUZZ_SECONDS"), out int value) ? value : 0;
@@ -45,6 +48,12 @@ public sealed class VirtioFuzzTests : IDisposable
     {
         "rng" => new VirtioRng(memory, new VirtioRngConfiguration()),
         "balloon" => new VirtioBalloon(memory, _timers, new VirtioBalloonConfiguration()),
+        "block" => new VirtioBlock(memory, new VirtioBlockConfiguration(new Harness.TestDisk(1 << 20)
+        {
+            Asynchronous = random.Next(2) == 0,
+            Fail = (_, _) => Random.Shared.Next(20) == 0 ? (DiskError)Random.Shared.Next(14) : null,
+        })
+        { Queues = random.Next(1, 5) }),
         _ => new VirtioConsole(memory, new VirtioConsoleConfiguration(
             [new("", true, new FickleBackend(random.Next())), new("a", false, new FickleBackend(random.Next())), new("b", true, null)])),
     };
@@ -115,6 +124,21 @@ public sealed class VirtioFuzzTests : IDisposable
                 case 8 when kind == "balloon":
                     ((VirtioBalloon)machine.Device).RequestStatistics();
                     break;
+                case 8 when kind == "block":
+                    {
+                        // Headers that mean something where rings' buffers often lie.
+                        byte[] header = new byte[16];
+                        BinaryPrimitives.WriteUInt32LittleEndian(header, random.Next(8) == 0 ? Odd(random) : (uint)random.Next(14));
+                        BinaryPrimitives.WriteUInt64LittleEndian(header.AsSpan(8), random.Next(8) == 0 ? Odd(random) : (ulong)random.Next(2100));
+                        for (ulong at = (ulong)random.Next(0x20_0000) & ~15UL; at < 0x1F_0000; at += (ulong)random.Next(1, 64) * 16)
+                        {
+                            if (at < rings || at >= rings + 0x8000)
+                            {
+                                machine.Memory.TryWrite(at, header);
+                            }
+                        }
+                        break;
+                    }
                 case 9 when kind != "rng":
                     driver.DeviceConfig(random.Next(16), BitConverter.GetBytes(Odd(random)));
                     break;

@@ -35,6 +35,7 @@ public sealed unsafe partial class GuestMemory : IDisposable
 
     private const ulong FourGiB = 0x1_0000_0000;
     private readonly MemorySlot[] _slots;
+    private readonly RamWindow[] _windows;
     private byte* _base;
     private byte* _pageFlags;
 
@@ -62,6 +63,12 @@ public sealed unsafe partial class GuestMemory : IDisposable
         if (_base == (byte*)-1 || _pageFlags == (byte*)-1)
         {
             throw new IOException($"cannot map {size} bytes of guest memory: error {Marshal.GetLastPInvokeError()}");
+        }
+        _windows = new RamWindow[(size + RamWindow.Step - 1) / RamWindow.Step];
+        for (ulong i = 0; i < (ulong)_windows.Length; i++)
+        {
+            ulong start = i * RamWindow.Step;
+            _windows[i] = new RamWindow(this, start, (int)Math.Min(size - start, RamWindow.Length));
         }
     }
 
@@ -165,11 +172,20 @@ public sealed unsafe partial class GuestMemory : IDisposable
     }
 
     /// <summary>
-    /// Lends RAM for direct I/O. The caller keeps this object alive and calls <see cref="Written"/> when data has been put there. Null when the
-    /// range is not all RAM in one slot.
+    /// Lends RAM for direct I/O without allocating. Whoever takes it owns the range until the I/O completes: this object is not disposed and the
+    /// device does not tell its driver before. Call <see cref="Written"/> when data has been put there. False when the range is not all RAM in one
+    /// slot, or is longer than <see cref="RamWindow.Step"/>.
     /// </summary>
-    public MemoryLoan? TryLend(ulong address, int length) =>
-        length >= 0 && Pointer(address, (ulong)length) is var pointer && pointer != null ? new MemoryLoan(this, address, pointer, length) : null;
+    public bool TryLend(ulong address, uint length, out Memory<byte> memory)
+    {
+        if (length > RamWindow.Step || !TryGetOffset(address, length, out ulong offset))
+        {
+            memory = default;
+            return false;
+        }
+        memory = _windows[offset / RamWindow.Step].Memory.Slice((int)(offset % RamWindow.Step), (int)length);
+        return true;
+    }
 
     /// <summary>Reports that a range was written other than through this class, so that translated code in it is dropped.</summary>
     public void Written(ulong address, ulong length)
@@ -232,42 +248,4 @@ public sealed unsafe partial class GuestMemory : IDisposable
 
     [LibraryImport("libc")]
     private static partial int close(int fd);
-}
-
-/// <summary>RAM lent for I/O; see <see cref="GuestMemory.TryLend"/>.</summary>
-public sealed unsafe class MemoryLoan : System.Buffers.MemoryManager<byte>
-{
-    private readonly GuestMemory _owner;
-    private readonly byte* _pointer;
-
-    internal MemoryLoan(GuestMemory owner, ulong address, byte* pointer, int length)
-    {
-        _owner = owner;
-        Address = address;
-        _pointer = pointer;
-        Length = length;
-    }
-
-    /// <summary>Guest physical address.</summary>
-    public ulong Address { get; }
-
-    /// <summary>Bytes.</summary>
-    public int Length { get; }
-
-    /// <inheritdoc/>
-    public override Span<byte> GetSpan() => new(_pointer, Length);
-
-    /// <inheritdoc/>
-    public override System.Buffers.MemoryHandle Pin(int elementIndex = 0) => new(_pointer + elementIndex);
-
-    /// <inheritdoc/>
-    public override void Unpin()
-    {
-    }
-
-    /// <summary>Says that the first <paramref name="length"/> bytes were written.</summary>
-    public void Written(int length) => _owner.Written(Address, (ulong)length);
-
-    /// <inheritdoc/>
-    protected override void Dispose(bool disposing) => GC.KeepAlive(_owner);
 }

@@ -11,7 +11,7 @@ public readonly record struct ChainSegment(ulong Address, uint Length);
 /// contiguous. Every segment was checked to lie in RAM and the descriptors were read once, so what the driver changes afterwards has no effect on
 /// the shape. Owned by the device until <see cref="VirtQueue.Complete"/>; used by one thread at a time.
 /// </summary>
-public sealed class DescriptorChain
+public sealed partial class DescriptorChain
 {
     private readonly GuestMemory _memory;
     private ChainSegment[] _segments = new ChainSegment[4];
@@ -120,12 +120,7 @@ public sealed class DescriptorChain
                 break;
             }
             done += step;
-            _writeOffset += (uint)step;
-            if (_writeOffset == segment.Length)
-            {
-                _writeSegment++;
-                _writeOffset = 0;
-            }
+            AdvanceWrite((uint)step);
         }
         Written += (uint)done;
         return done;

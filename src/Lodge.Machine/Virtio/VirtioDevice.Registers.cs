@@ -265,24 +265,38 @@ public abstract partial class VirtioDevice
 
     private void FinishResets()
     {
+        bool delayed = false;
         lock (Gate)
         {
             if (_resetting)
             {
-                ResetNow();
+                delayed = Array.Exists(_queues, HoldsBuffers);
+                if (!delayed)
+                {
+                    ResetNow();
+                }
             }
             FinishQueueResets();
+        }
+        if (delayed)
+        {
+            OnResetDelayed();
         }
     }
 
     private void FinishQueueResets()
     {
-        for (; _resettingQueues != 0; _resettingQueues &= _resettingQueues - 1)
+        for (ulong rest = _resettingQueues; rest != 0; rest &= rest - 1)
         {
-            int index = System.Numerics.BitOperations.TrailingZeroCount(_resettingQueues);
+            int index = System.Numerics.BitOperations.TrailingZeroCount(rest);
+            if (HoldsBuffers(_queues[index]))
+            {
+                continue;
+            }
             OnQueueReset(_queues[index]);
             _queues[index].Reset();
             Transport?.QueueReset(index);
+            _resettingQueues &= ~(1UL << index);
             _resetQueues |= 1UL << index;
         }
     }

@@ -148,6 +148,22 @@ public abstract partial class VirtioDevice
     {
     }
 
+    /// <summary>
+    /// Whether buffers of the queue are lent to I/O in flight. A reset of the queue or the device is finished when none is: only then may the driver
+    /// use that memory again. The device signals itself when I/O completes.
+    /// </summary>
+    protected virtual bool HoldsBuffers(VirtQueue queue) => false;
+
+    /// <summary>A reset waits for I/O in flight, which may be given up. On the worker; may be called again.</summary>
+    protected virtual void OnResetDelayed()
+    {
+    }
+
+    /// <summary>Completes the chains whose I/O has ended. On the worker at the beginning of each turn, also during a reset; bounded.</summary>
+    protected virtual void OnCollect()
+    {
+    }
+
     /// <summary>Called on the worker at each turn, also while no driver has set the device up. Bounded.</summary>
     protected virtual void OnWake()
     {
@@ -232,6 +248,7 @@ public abstract partial class VirtioDevice
     /// <summary>One turn of the worker.</summary>
     private bool Turn()
     {
+        OnCollect();
         FinishResets();
         OnWake();
         if (!_active)
@@ -250,7 +267,7 @@ public abstract partial class VirtioDevice
         {
             int index = System.Numerics.BitOperations.TrailingZeroCount(rest);
             VirtQueue queue = _queues[index];
-            if (queue.Enabled && !queue.Latched && ServesOnKick(queue) && ServeSome(queue))
+            if (queue.Enabled && !queue.Latched && (Volatile.Read(ref _resettingQueues) & (1UL << index)) == 0 && ServesOnKick(queue) && ServeSome(queue))
             {
                 left |= 1UL << index;
             }
