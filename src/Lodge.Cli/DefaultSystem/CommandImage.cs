@@ -1,4 +1,5 @@
 using System.Text;
+using Lodge.Cli.Run;
 
 namespace Lodge.Cli.DefaultSystem;
 
@@ -27,7 +28,8 @@ internal static class CommandImage
     /// <param name="terminalType">Value of TERM.</param>
     /// <param name="endMark">Ends the streams in pipe mode.</param>
     /// <param name="command">Program and arguments; empty for a shell.</param>
-    public static byte[] Build(CommandMode mode, string hostName, string terminalType, string endMark, IReadOnlyList<byte[]> command)
+    /// <param name="disks">What the machine's disks need; null: it has none.</param>
+    public static byte[] Build(CommandMode mode, string hostName, string terminalType, string endMark, IReadOnlyList<byte[]> command, DiskNeeds? disks = null)
     {
         using MemoryStream archive = new();
         CpioWriter cpio = new(archive);
@@ -35,13 +37,18 @@ internal static class CommandImage
         Assign(run, "mode", mode.ToString().ToLowerInvariant());
         Assign(run, "name", hostName);
         Assign(run, "mark", endMark);
+        if (disks is { Count: not 0 })
+        {
+            Assign(run, "disks", disks.Count.ToString(System.Globalization.CultureInfo.InvariantCulture));
+            Assign(run, "disk_modules", string.Join(' ', disks.Modules));
+        }
         Assign(run, "TERM", terminalType);
         run.Write("export TERM\n"u8);
         cpio.File("lodge/run", run.ToArray());
         if (command.Count != 0)
         {
             using MemoryStream script = new();
-            script.Write("unset name mode mark\nexec"u8);
+            script.Write("unset name mode mark disks disk_modules\nexec"u8);
             foreach (byte[] word in command)
             {
                 script.WriteByte((byte)' ');

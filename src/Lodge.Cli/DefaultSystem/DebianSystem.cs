@@ -82,7 +82,9 @@ internal static class DebianSystem
         string release = "";
         Dictionary<string, KernelModule> modules = [];
         // Seldom more than one round: only when a module needs one that is not in the first list.
-        HashSet<string> wanted = [.. SystemImage.WantedModules, "virtio", "virtio_ring", "virtio_pci_modern_dev", "virtio_pci_legacy_dev", "pvpanic"];
+        HashSet<string> wanted = [
+            .. SystemImage.WantedModules, "virtio", "virtio_ring", "virtio_pci_modern_dev", "virtio_pci_legacy_dev", "pvpanic",
+            .. SystemImage.DiskModules, "scsi_common", "scsi_mod", "cdrom"];
         for (int round = 0; round < 4 && wanted.Count != 0; round++)
         {
             foreach (string deb in debs)
@@ -107,7 +109,7 @@ internal static class DebianSystem
         {
             throw new LodgeException($"package file '{Path.GetFileName(debs[0])}' holds no kernel (boot/vmlinuz-*)");
         }
-        return (release, kernel, KernelModule.Order(modules, SystemImage.WantedModules));
+        return (release, kernel, KernelModule.Order(modules, [.. SystemImage.WantedModules, .. SystemImage.DiskModules]));
     }
 
     /// <summary>The module's name when a path is a module's, compressed or not.</summary>

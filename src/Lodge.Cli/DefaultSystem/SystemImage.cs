@@ -6,6 +6,9 @@ internal static class SystemImage
     /// <summary>Modules that are loaded at start when the kernel has them as modules; others that they need come along.</summary>
     public static IReadOnlyList<string> WantedModules { get; } = ["virtio_pci", "virtio_console", "virtio_rng", "virtio_balloon", "pvpanic_mmio"];
 
+    /// <summary>Modules that are loaded only when a machine has such a disk (see <see cref="Run.DiskNeeds"/>).</summary>
+    public static IReadOnlyList<string> DiskModules { get; } = ["virtio_blk", "virtio_scsi", "sd_mod", "sr_mod", "isofs"];
+
     /// <summary>The script that sets the system up and runs the command.</summary>
     public static byte[] Script()
     {

@@ -2,6 +2,7 @@
 # What Lodge's default system does; busybox init (process 1) starts it and handles poweroff, halt and reboot. /lodge/run (from the second initramfs) sets:
 #   name   host name            mode   shell, terminal (a command on the console) or pipe (a command on ports)
 #   mark   what ends the stdout and stderr streams; its bytes occur in no command's output by chance
+#   disks  number of disks      disk_modules  their drivers, those that the kernel has as modules are loaded
 # and exports TERM; /lodge/command is the command. Its end is told on the control port as "exit STATUS".
 export PATH=/bin:/sbin:/usr/bin:/usr/sbin HOME=/root
 # Started again by init: the first run was killed, nothing can go on.
@@ -10,9 +11,13 @@ mount -a
 : >/run/started
 cp -a /lodge/dev/. /dev/
 mount -t devpts devpts /dev/pts
+disks=0 disk_modules=
 . /lodge/run
 echo "$name" >/proc/sys/kernel/hostname
 read -r modules </lodge/modules
+for module in $disk_modules; do
+    [ ! -e "/lib/modules/$(uname -r)/$module.ko" ] || modules="$modules $module"
+done
 [ -z "$modules" ] || modprobe -a $modules
 
 control= input= output= errors=
@@ -36,6 +41,17 @@ while [ -z "$control" ] || [ -z "$input" ] || [ -z "$output" ] || [ -z "$errors"
     [ -n "$control" ] && [ -n "$errors" ] || usleep 1000
 done
 exec 3<>"$control"
+# Some drivers look for their disks in the background.
+tries=0
+while [ "$disks" != 0 ]; do
+    found=0
+    for disk in /sys/block/vd* /sys/block/sd* /sys/block/sr* /sys/block/nvme*n*; do
+        [ ! -e "$disk/dev" ] || [ ! -b "/dev/${disk##*/}" ] || found=$((found + 1))
+    done
+    tries=$((tries + 1))
+    [ $found -lt "$disks" ] && [ $tries -le 5000 ] || break
+    usleep 1000
+done
 
 case $mode in
 pipe)

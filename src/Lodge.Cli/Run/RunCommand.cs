@@ -22,6 +22,7 @@ internal static class RunCommand
           echo hi | lodge run --cpus 4 -- sh -c 'cat; nproc'
           lodge run --memory 2G --kernel vmlinuz --initrd initrd.img --append console=ttyS0
           lodge run --kernel vmlinux --append console=ttyS0 --gdb :1234
+          lodge run --disk data.qcow2 --disk scratch.img,serial=S1 -- sh -c 'mount /dev/vda /mnt && ls /mnt'
           lodge run --kernel test.elf --debug-exit --timeout 30
 
         Exit status: the command's own; without one 0 after power-off, 200 reset, 201 triple fault, 202 kernel panic, 203 engine failure,
@@ -43,6 +44,15 @@ internal static class RunCommand
         Option<CpuModelName> cpu = Parsed("--cpu", "CPU model: v1, v2, v3 (x86-64 levels) or host [default: v3]", "MODEL", RunOptions.ParseCpu);
         Option<string> engine = Parsed("--engine", "What executes the guest: auto or translate [default: auto]", "NAME", RunOptions.ParseEngine);
         Option<string> name = Parsed("--name", "Name of the machine, and host name of the default system [default: lodge]", "NAME", RunOptions.ParseName);
+        Option<IReadOnlyList<DiskOption>> disk = new("--disk")
+        {
+            Description = "Add a disk; repeatable. Options: format=NAME, readonly, serial=TEXT, cache=writeback|none|writethrough|directsync|unsafe, bus=virtio, "
+                + "discard=on|off, blocksize=512|4096, allow=FOLDER (for backing files)",
+            HelpName = "PATH[,OPTION=VALUE...]",
+            Arity = ArgumentArity.OneOrMore,
+            AllowMultipleArgumentsPerToken = false,
+            CustomParser = result => GuardAll(result, DiskOption.Parse),
+        };
         Option<EndPoint?> gdb = Parsed<EndPoint?>("--gdb", "Wait for gdb here before the first instruction, for example :1234 or ./gdb.socket", "[ADDRESS]:PORT|PATH", RunOptions.ParseGdb);
         Option<ushort?> debugExit = new("--debug-exit")
         {
@@ -57,7 +67,7 @@ internal static class RunCommand
         Option<bool> trace = new("--trace") { Description = "Tell at the end what the guest did: exits, interrupts, faults, translated blocks" };
         Option<bool> verbose = new("--verbose") { Description = "Show the default system's boot messages" };
 
-        Command command = new("run", About) { kernel, initrd, append, memory, processors, cpu, engine, name, gdb, debugExit, timeout, trace, verbose };
+        Command command = new("run", About) { kernel, initrd, append, memory, processors, cpu, disk, engine, name, gdb, debugExit, timeout, trace, verbose };
         command.Add(new HelpOption { Action = new ManualAction() });
         command.SetAction(parsed => run(new RunOptions
         {
@@ -70,6 +80,7 @@ internal static class RunCommand
             Engine = parsed.GetValue(engine) ?? "auto",
             Name = parsed.GetValue(name) ?? "lodge",
             Named = parsed.GetResult(name) is not null,
+            Disks = parsed.GetValue(disk) ?? [],
             Gdb = parsed.GetValue(gdb),
             DebugExitPort = parsed.GetResult(debugExit) is null ? null : parsed.GetValue(debugExit),
             Timeout = parsed.GetValue(timeout),
@@ -116,6 +127,19 @@ internal static class RunCommand
         {
             result.AddError(e.Message);
             return default;
+        }
+    }
+
+    private static IReadOnlyList<T> GuardAll<T>(ArgumentResult result, Func<string, T> parse)
+    {
+        try
+        {
+            return [.. result.Tokens.Select(token => parse(token.Value))];
+        }
+        catch (FormatException e)
+        {
+            result.AddError(e.Message);
+            return [];
         }
     }
 

@@ -20,7 +20,7 @@ internal static class RunMachine
 
     /// <summary>Makes it.</summary>
     /// <exception cref="LodgeException">The kernel cannot be loaded, or the host refuses.</exception>
-    public static VirtualMachine Create(RunOptions options, RunPlan plan, RunConsole console)
+    public static VirtualMachine Create(RunOptions options, RunPlan plan, RunConsole console, RunDisks disks)
     {
         IEngine engine = new TranslationEngine(); // the only one so far, so also what "auto" means
         MachineConfiguration configuration = new()
@@ -32,7 +32,11 @@ internal static class RunMachine
             SerialPorts = [console.Serial],
             CmosPath = options.Named ? CmosPath(options.Name) : null,
             DebugExitPort = options.DebugExitPort,
-            AddDevices = chipset => AddDevices(chipset, console),
+            AddDevices = chipset =>
+            {
+                AddDevices(chipset, console);
+                disks.AddDevices(chipset, options.Processors);
+            },
         };
         try
         {

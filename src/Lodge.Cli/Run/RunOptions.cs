@@ -43,6 +43,9 @@ internal sealed record RunOptions
     /// <summary>Whether the name was given: then the machine's CMOS is kept under it.</summary>
     public bool Named { get; init; }
 
+    /// <summary>Disks in the order in which they were given.</summary>
+    public IReadOnlyList<DiskOption> Disks { get; init; } = [];
+
     public EndPoint? Gdb { get; init; }
 
     public ushort? DebugExitPort { get; init; }

@@ -64,7 +64,7 @@ internal sealed record RunPlan(
         // The first character does not occur again, see OutputPort.
         string mark = "\x1e" + Convert.ToHexString(RandomNumberGenerator.GetBytes(16));
         string terminal = Environment.GetEnvironmentVariable("TERM") is { Length: > 0 } type && interactive ? type : interactive ? "vt100" : "dumb";
-        byte[] second = CommandImage.Build(mode, options.Name, terminal, mark, command);
+        byte[] second = CommandImage.Build(mode, options.Name, terminal, mark, command, DiskNeeds.Of(options.Disks));
         string commandLine = options.Verbose ? "console=ttyS0 panic=-1" : "console=ttyS0 quiet panic=-1";
         return new RunPlan(
             BootSource.FromFile(files.Kernel),

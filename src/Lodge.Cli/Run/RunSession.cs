@@ -22,7 +22,8 @@ internal static class RunSession
         IReadOnlyList<string> trace;
         using (console)
         {
-            using VirtualMachine machine = RunMachine.Create(options, plan, console);
+            using RunDisks disks = RunDisks.Open(options.Disks);
+            using VirtualMachine machine = RunMachine.Create(options, plan, console, disks);
             machine.Completion.ContinueWith(_ => end.Finish(ExitStatus.PowerOff, null), TaskScheduler.Default);
             using GdbServer? debugger = options.Gdb is { } address ? Listen(machine, address) : null;
             if (debugger is null)

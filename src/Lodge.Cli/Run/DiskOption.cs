@@ -1,0 +1,176 @@
+using Lodge.Storage.Disks;
+using Lodge.Storage.Files;
+using Lodge.Storage.Formats;
+
+namespace Lodge.Cli.Run;
+
+/// <summary>What a disk is connected to in the guest.</summary>
+internal enum DiskBus
+{
+    /// <summary>A virtio block device of its own.</summary>
+    Virtio,
+}
+
+/// <summary>A disk that <c>--disk</c> or <c>--cdrom</c> asked for.</summary>
+internal sealed record DiskOption
+{
+    /// <summary>Path or address of the image.</summary>
+    public required string Path { get; init; }
+
+    /// <summary>Format of the image; never found out from its content, which the guest may have written.</summary>
+    public required string Format { get; init; }
+
+    /// <summary>Whether the guest may only read.</summary>
+    public bool ReadOnly { get; init; }
+
+    /// <summary>Serial number that the guest sees; null: one is made from the disk's place.</summary>
+    public string? Serial { get; init; }
+
+    /// <summary>Host caching.</summary>
+    public CacheMode Cache { get; init; } = CacheMode.WriteBack;
+
+    /// <summary>What it is connected to.</summary>
+    public DiskBus Bus { get; init; }
+
+    /// <summary>Whether what the guest discards is given back.</summary>
+    public bool Discard { get; init; } = true;
+
+    /// <summary>Bytes in a logical block.</summary>
+    public int BlockSize { get; init; } = 512;
+
+    /// <summary>Folders, beside the image's own, in which backing files may lie.</summary>
+    public IReadOnlyList<string> AllowedFolders { get; init; } = [];
+
+    /// <summary>Parses <c>PATH[,NAME=VALUE...]</c>; a comma in the path is written twice.</summary>
+    /// <exception cref="FormatException">It is not understood; the message says what to write instead.</exception>
+    public static DiskOption Parse(string text)
+    {
+        List<string> parts = Split(text);
+        string path = parts[0];
+        if (path.Length == 0)
+        {
+            throw new FormatException($"disk '{text}' has no path; write it as disk.qcow2 or disk.img,readonly=on");
+        }
+        var option = new DiskOption { Path = path, Format = "" };
+        string? format = null;
+        foreach (string part in parts.Skip(1))
+        {
+            int equals = part.IndexOf('=', StringComparison.Ordinal);
+            (string name, string value) = equals < 0 ? (part, "on") : (part[..equals], part[(equals + 1)..]);
+            switch (name)
+            {
+                case "format":
+                    format = KnownFormat(value);
+                    break;
+                case "readonly":
+                    option = option with { ReadOnly = Switch(name, value) };
+                    break;
+                case "serial":
+                    option = option with { Serial = CheckSerial(value) };
+                    break;
+                case "cache":
+                    option = option with { Cache = CacheOf(value) };
+                    break;
+                case "bus":
+                    option = option with { Bus = BusOf(value) };
+                    break;
+                case "discard":
+                    option = option with { Discard = value is "unmap" || (value is not "ignore" && Switch(name, value)) };
+                    break;
+                case "blocksize":
+                    option = option with { BlockSize = value is "512" or "4096" ? int.Parse(value) : throw new FormatException($"block size '{value}' of a disk is not possible; give 512 or 4096") };
+                    break;
+                case "allow":
+                    option = option with { AllowedFolders = [.. option.AllowedFolders, value.Length != 0 ? value : throw new FormatException("allow= of a disk has no folder")] };
+                    break;
+                default:
+                    throw new FormatException($"disk option '{name}' is not known; there are format, readonly, serial, cache, bus, discard, blocksize and allow (a comma in a path is written twice)");
+            }
+        }
+        return option with { Format = format ?? FormatOfName(path) };
+    }
+
+    /// <summary>The format that a path tells plainly.</summary>
+    /// <exception cref="FormatException">It does not.</exception>
+    private static string FormatOfName(string path)
+    {
+        string? format = System.IO.Path.GetExtension(path).ToLowerInvariant() switch
+        {
+            ".raw" or ".img" or ".iso" => "raw",
+            ".qcow2" => "qcow2",
+            ".vhd" or ".vpc" => "vpc",
+            ".vhdx" => "vhdx",
+            ".vmdk" => "vmdk",
+            ".vdi" => "vdi",
+            _ when path.StartsWith("/dev/", StringComparison.Ordinal) || path.StartsWith("nbd:", StringComparison.Ordinal) || path.StartsWith("nbd+unix:", StringComparison.Ordinal) => "raw",
+            _ => null,
+        };
+        return format is null
+            ? throw new FormatException($"the format of disk '{path}' cannot be told from its name; add it, for example: --disk {path},format=raw")
+            : KnownFormat(format);
+    }
+
+    private static string KnownFormat(string name)
+    {
+        try
+        {
+            return DiskFormats.Named(name).Name;
+        }
+        catch (DiskException e)
+        {
+            throw new FormatException(e.Message);
+        }
+    }
+
+    private static CacheMode CacheOf(string value) => value switch
+    {
+        "writeback" => CacheMode.WriteBack,
+        "none" => CacheMode.None,
+        "writethrough" => CacheMode.WriteThrough,
+        "directsync" => CacheMode.DirectSync,
+        "unsafe" => CacheMode.Unsafe,
+        _ => throw new FormatException($"cache mode '{value}' of a disk is not known; give writeback, none, writethrough, directsync or unsafe"),
+    };
+
+    private static DiskBus BusOf(string value) => value switch
+    {
+        "virtio" => DiskBus.Virtio,
+        _ => throw new FormatException($"bus '{value}' of a disk is not known; give virtio"),
+    };
+
+    private static string CheckSerial(string value) => value.Length is > 0 and <= 20 && value.All(c => c is > ' ' and < '\x7f')
+        ? value
+        : throw new FormatException($"serial number '{value}' of a disk is not possible; give 1 to 20 ASCII characters without spaces");
+
+    private static bool Switch(string name, string value) => value switch
+    {
+        "on" or "true" or "yes" => true,
+        "off" or "false" or "no" => false,
+        _ => throw new FormatException($"disk option {name}={value} is not understood; give on or off"),
+    };
+
+    private static List<string> Split(string text)
+    {
+        var parts = new List<string>();
+        var part = new System.Text.StringBuilder();
+        for (int i = 0; i < text.Length; i++)
+        {
+            if (text[i] != ',')
+            {
+                part.Append(text[i]);
+            }
+            else if (i + 1 < text.Length && text[i + 1] == ',')
+            {
+                part.Append(',');
+                i++;
+            }
+            else
+            {
+                parts.Add(part.ToString());
+                part.Clear();
+            }
+        }
+        parts.Add(part.ToString());
+        return parts;
+    }
+}

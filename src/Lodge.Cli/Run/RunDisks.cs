@@ -1,0 +1,97 @@
+using System.Globalization;
+using Lodge.Cli.Console;
+using Lodge.Machine;
+using Lodge.Machine.Devices.Virtio.Block;
+using Lodge.Machine.Virtio.Transport;
+using Lodge.Storage.Disks;
+using Lodge.Storage.Formats;
+using Lodge.Storage.Images;
+
+namespace Lodge.Cli.Run;
+
+/// <summary>The disks of a run: opened before the machine is made, closed when it has ended.</summary>
+internal sealed class RunDisks : IDisposable
+{
+    // PCI class code; drivers match on the device ID only.
+    private const uint ClassMassStorage = 0x018000;
+    private readonly List<(DiskOption Option, IDisk Disk)> _disks = [];
+
+    private RunDisks()
+    {
+    }
+
+    /// <summary>Opens all disks.</summary>
+    /// <exception cref="LodgeException">One cannot be opened.</exception>
+    public static RunDisks Open(IReadOnlyList<DiskOption> options)
+    {
+        RunDisks disks = new();
+        try
+        {
+            foreach (DiskOption option in options)
+            {
+                disks._disks.Add((option, Open(option)));
+            }
+            return disks;
+        }
+        catch (DiskException e)
+        {
+            disks.Dispose();
+            throw new LodgeException($"a disk cannot be opened: {e.Message}");
+        }
+    }
+
+    /// <summary>Adds the controllers with their disks to a machine that is being made.</summary>
+    public void AddDevices(Chipset chipset, int processors)
+    {
+        for (int i = 0; i < _disks.Count; i++)
+        {
+            (DiskOption option, IDisk disk) = _disks[i];
+            string name = string.Create(CultureInfo.InvariantCulture, $"disk{i}");
+            Action<Exception> failed = failure => HostFile.Error($"lodge: {name} ({option.Path}): {failure.Message}; the guest sees errors");
+            VirtioBlockConfiguration block = new(disk)
+            {
+                Serial = option.Serial ?? $"LODGE-{i:d4}",
+                ReadOnly = option.ReadOnly,
+                BlockSize = option.BlockSize,
+                Queues = processors,
+                Discard = option.Discard,
+                Failed = failed,
+            };
+            chipset.Pci.Add(new VirtioPciFunction(name, new VirtioBlock(chipset.Memory, block), ClassMassStorage));
+        }
+    }
+
+    /// <summary>Closes the images; after the machine has been disposed.</summary>
+    public void Dispose()
+    {
+        foreach ((DiskOption option, IDisk disk) in _disks)
+        {
+            try
+            {
+                disk.DisposeAsync().AsTask().GetAwaiter().GetResult();
+            }
+            catch (DiskException e)
+            {
+                HostFile.Error($"lodge: disk '{option.Path}' could not be closed: {e.Message}");
+            }
+        }
+        _disks.Clear();
+    }
+
+    private static IDisk Open(DiskOption option)
+    {
+        IImage image = ImageOpener.OpenAsync(option.Path, new ImageOpenOptions
+        {
+            ReadOnly = option.ReadOnly,
+            Format = option.Format,
+            Cache = option.Cache,
+            Discard = option.Discard,
+            AllowedFolders = option.AllowedFolders,
+        }).AsTask().GetAwaiter().GetResult();
+        if (image.Length % option.BlockSize is not 0 and var rest)
+        {
+            HostFile.Error($"lodge: the last {rest} bytes of disk '{option.Path}' are not a whole block and not visible to the guest");
+        }
+        return image;
+    }
+}
