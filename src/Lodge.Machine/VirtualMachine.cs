@@ -295,14 +295,21 @@ public sealed class VirtualMachine : IDebugTarget, IDisposable
         }
     }
 
-    /// <summary>Tables and guest into memory, processor 0 at its entry.</summary>
+    /// <summary>Tables and guest into memory, memory types set on all processors, processor 0 at its entry.</summary>
     private void PowerOn()
     {
         AcpiTables.Write(Memory, Chipset.Acpi);
         ManagementTables.Write(Memory, _configuration.ProcessorCount);
-        ProcessorState first = Partition.Processors[0].GetState();
-        _configuration.Boot(Memory, first);
-        Partition.Processors[0].SetState(first);
+        foreach (VirtualProcessor processor in Partition.Processors)
+        {
+            ProcessorState state = processor.GetState();
+            Boot.MemoryTypeRanges.Apply(state, _configuration.Model.PhysicalBits);
+            if (processor.Index == 0)
+            {
+                _configuration.Boot(Memory, state);
+            }
+            processor.SetState(state);
+        }
     }
 
     private void Go(IReadOnlyCollection<VirtualProcessor>? processors = null)

@@ -20,6 +20,9 @@ public sealed class CpuModelTests
         _ => default,
     };
 
+    private static CpuidResult Amd(uint leaf, uint subleaf) =>
+        leaf == 0 ? new CpuidResult(0x20, 0x6874_7541, 0x444D_4163, 0x6974_6E65) : Everything(leaf, subleaf);
+
     private static CpuidResult Pentium(uint leaf, uint subleaf) => leaf switch
     {
         0 or 1 or 7 or 0xD => Everything(leaf, subleaf) with { Ebx = 0, Ecx = leaf == 1 ? 0 : Everything(leaf, subleaf).Ecx },
@@ -100,6 +103,24 @@ public sealed class CpuModelTests
     [InlineData(CpuModelName.Host, 0x0306F2u)] // the host's own, Rocket Lake, implies AVX-512
     public void Signature_never_implies_Avx512(CpuModelName name, uint signature) =>
         Assert.Equal(signature, CpuModel.Create(name, 1, Everything).Cpuid(1, 0, s_context).Eax);
+
+    [Theory]
+    [InlineData(CpuModelName.V1, 0x000F5Au)]
+    [InlineData(CpuModelName.V2, 0x000F5Au)]
+    [InlineData(CpuModelName.V3, 0x830F10u)]
+    public void Signature_of_a_host_of_AMD_implies_nothing_beyond_the_level(CpuModelName name, uint signature)
+    {
+        CpuModel model = CpuModel.Create(name, 1, Amd);
+        Assert.Equal((signature, signature), (model.Cpuid(1, 0, s_context).Eax, model.Cpuid(0x8000_0001, 0, s_context).Eax));
+    }
+
+    [Fact]
+    public void Registers_that_Linux_writes_on_AMD_take_it()
+    {
+        using var guest = new GuestFixture(processor: CpuModel.Create(CpuModelName.V3, 1, Amd));
+        Assert.True(guest.Vcpu.TryWriteMsr(0xC001_001F, 1UL << 46));
+        Assert.False(guest.Vcpu.TryWriteMsr(0xC001_001F, 1UL << 45));
+    }
 
     [Fact]
     public void Host_without_Avx512_keeps_its_signature()

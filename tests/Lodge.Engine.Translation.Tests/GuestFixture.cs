@@ -14,11 +14,11 @@ internal sealed unsafe class GuestFixture : IMachineBus, IDisposable
 {
     private readonly void* _block = NativeMemory.AlignedAlloc((nuint)sizeof(ProcessorBlock) + 4096, 4096);
 
-    public GuestFixture(CpuModelName model = CpuModelName.V3, ulong memory = 4 << 20)
+    public GuestFixture(CpuModelName model = CpuModelName.V3, ulong memory = 4 << 20, CpuModel? processor = null)
     {
         NativeMemory.Clear(_block, (nuint)sizeof(ProcessorBlock));
         Memory = new GuestMemory(memory);
-        Partition.Options = new PartitionOptions(1, CpuModel.Create(model, 1), Memory, this, new MachineClock());
+        Partition.Options = new PartitionOptions(1, processor ?? CpuModel.Create(model, 1), Memory, this, new MachineClock());
         Partition.Timers = _timers = new TimerService(Partition.Options.Clock);
         Vcpu = new Vcpu(Partition, (ProcessorBlock*)_block);
         Partition.Vcpus = [Vcpu];

@@ -47,7 +47,7 @@ public sealed unsafe class SegmentsTests
         using F f = F.Long();
         f.B->Gpr[0] = 0;
         f.Execute(s_movSs);
-        Assert.Equal(1u, f.B->InterruptShadow);
+        Assert.Equal(Shadow.StackSegment, f.B->InterruptShadow);
         Assert.True(f.Vcpu.Segment(Seg.Ss)->Unusable);
         using F user = F.Long(3);
         user.B->Gpr[0] = 3;
@@ -82,7 +82,7 @@ public sealed unsafe class SegmentsTests
         Assert.Equal(0xABCD_0000u | F.Data3, p.Read32(rsp - 4));
         p.Write32(rsp - 4, F.Data0);
         p.Execute(0x17);
-        Assert.Equal((rsp, 1u), (p.B->Gpr[4], p.B->InterruptShadow));
+        Assert.Equal((rsp, Shadow.StackSegment), (p.B->Gpr[4], p.B->InterruptShadow));
     }
 
     [Fact]

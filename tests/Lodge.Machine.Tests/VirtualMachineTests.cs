@@ -49,6 +49,12 @@ public class VirtualMachineTests
             Assert.True(tables);
             Assert.Equal(0x5678UL, machine.Partition.Processors[0].GetState().InstructionPointer);
             Assert.Equal(0xFFF0UL, machine.Partition.Processors[1].GetState().InstructionPointer);
+            Assert.All(machine.Partition.Processors, processor =>
+            {
+                SortedDictionary<uint, ulong> registers = processor.GetState().ModelSpecificRegisters;
+                Assert.Equal((0xC06UL, 0x0606_0606_0606_0606UL, 0UL), (registers[0x2FF], registers[0x250], registers[0x259])); // write-back but for video memory
+                Assert.Equal((0xC000_0000UL, 0xC000_0800UL), (registers[0x200], registers[0x201] & 0xFFFF_FFFF)); // and the hole
+            });
         }
         Assert.True(engine.Partition.Disposed);
     }

@@ -38,8 +38,8 @@ internal sealed unsafe partial class Translator
         _vcpu = vcpu;
         _cache = cache;
         _reencoder = reencoder;
-        _decoder64 = Decoder.Create(64, _code);
-        _decoder32 = Decoder.Create(32, _code);
+        _decoder64 = Decoder.Create(64, _code, vcpu.DecoderOptions);
+        _decoder32 = Decoder.Create(32, _code, vcpu.DecoderOptions);
     }
 
     /// <summary>What the translator does with an instruction.</summary>

@@ -20,6 +20,16 @@ internal static class EferBits
     public const ulong Sce = 1, Lme = 1 << 8, Lma = 1 << 10, Nxe = 1 << 11, AutomaticIbrs = 1 << 21;
 }
 
+/// <summary>What is held for one instruction (<see cref="ProcessorBlock.InterruptShadow"/>).</summary>
+internal static class Shadow
+{
+    /// <summary>After STI: interrupts.</summary>
+    public const uint Sti = 1;
+
+    /// <summary>After MOV or POP to SS: interrupts and debug exceptions (Intel SDM vol. 3, 6.8.3).</summary>
+    public const uint StackSegment = 2;
+}
+
 /// <summary>Bits of RFLAGS that the system chapters use.</summary>
 internal static class FlagBits
 {

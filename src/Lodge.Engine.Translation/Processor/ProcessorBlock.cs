@@ -109,7 +109,7 @@ internal unsafe struct ProcessorBlock
     /// <summary>PKRU.</summary>
     public uint Pkru;
 
-    /// <summary>1: interrupts are held for the next instruction.</summary>
+    /// <summary>Interrupts (1), also debug exceptions (2) are held for the next instruction, see <see cref="Shadow"/>.</summary>
     public uint InterruptShadow;
 
     /// <summary>1: NMIs blocked until IRET.</summary>

@@ -39,6 +39,10 @@ internal enum AvailabilityClass : byte
 
 internal sealed unsafe partial class Vcpu
 {
+    /// <summary>Without TZCNT and LZCNT their encodings are BSF and BSR with a prefix that means nothing (Intel SDM vol. 2, TZCNT, LZCNT).</summary>
+    internal DecoderOptions DecoderOptions =>
+        (Model.Has(CpuFeature.Bmi1) ? DecoderOptions.None : DecoderOptions.NoMPFX_0FBC) | (Model.Has(CpuFeature.Lzcnt) ? DecoderOptions.None : DecoderOptions.NoMPFX_0FBD);
+
     // By Iced's Code, which has fewer values.
     private readonly AvailabilityClass[] _availability = new AvailabilityClass[8192];
 

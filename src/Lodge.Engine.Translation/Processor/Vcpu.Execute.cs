@@ -78,7 +78,7 @@ internal sealed unsafe partial class Vcpu
         byte* buffer = _bytes.Data;
         FetchBytes(linear, inPage, buffer);
         _bytes.Restart(inPage);
-        Decoder decoder = _decoders[bits >> 5] ??= Decoder.Create(bits, _bytes, bits == 64 ? DecoderOptions.None : DecoderOptions.None);
+        Decoder decoder = _decoders[bits >> 5] ??= Decoder.Create(bits, _bytes, DecoderOptions);
         decoder.IP = rip;
         decoder.Decode(out Instruction instruction);
         if (instruction.IsInvalid && decoder.LastError == DecoderError.NoMoreBytes)
@@ -157,7 +157,7 @@ internal sealed unsafe partial class Vcpu
             offset += (ulong)(index * size);
             offset = instruction.MemoryBase.GetSize() is 2 || instruction.MemoryIndex.GetSize() is 2 ? offset & 0xFFFF : CodeBits == 64 && !Is32BitAddress(instruction) ? offset : offset & 0xFFFF_FFFF;
         }
-        ulong linear = LinearAddress(SegmentIndex(instruction.MemorySegment), offset, size, write ? AccessKind.Write : AccessKind.Read);
+        ulong linear = LinearAddress(SegmentIndex(instruction.MemorySegment), offset, size, write ? AccessKind.Write : AccessKind.Read, size == 10 ? 8 : 0);
         bool user = B->Cpl == 3;
         if ((linear & 0xFFF) + (ulong)size <= 4096)
         {

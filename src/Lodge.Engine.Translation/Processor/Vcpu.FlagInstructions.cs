@@ -68,7 +68,7 @@ internal sealed unsafe partial class Vcpu
             if ((B->SystemFlags & FlagIf) == 0)
             {
                 B->SystemFlags |= FlagIf;
-                B->InterruptShadow = 1;
+                B->InterruptShadow = Shadow.Sti;
             }
             return;
         }

@@ -102,7 +102,7 @@ internal sealed unsafe partial class Vcpu
     {
         int size = instruction.Op0Register.GetSize();
         ulong offset = EffectiveOffset(instruction);
-        ulong linear = LinearAddress(instruction.MemorySegment - Register.ES, offset, size * 2, AccessKind.Read);
+        ulong linear = LinearAddress(instruction.MemorySegment - Register.ES, offset, size * 2, AccessKind.Read, size);
         long lower = SignExtend(ReadLinear(linear, size, UserMode), size);
         long upper = SignExtend(ReadLinear((uint)(linear + (uint)size), size, UserMode), size);
         long index = SignExtend(ReadRegister(instruction.Op0Register), size);

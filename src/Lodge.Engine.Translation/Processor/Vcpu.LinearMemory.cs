@@ -17,8 +17,37 @@ internal sealed unsafe partial class Vcpu
     internal ulong PendingDebug;
 
     /// <summary>Linear address of segment:offset for an access of <paramref name="size"/> bytes.</summary>
-    /// <exception cref="GuestFault">#GP(0), or #SS(0) for SS: outside the limit, not canonical, or against the segment's type.</exception>
-    internal ulong LinearAddress(int segment, ulong offset, int size, AccessKind access)
+    /// <param name="alignment">Bytes that #AC wants, when they do not follow from the size.</param>
+    /// <exception cref="GuestFault">#GP(0), or #SS(0) for SS: outside the limit, not canonical, or against the segment's type. #AC(0), and #PF, which comes before it.</exception>
+    internal ulong LinearAddress(int segment, ulong offset, int size, AccessKind access, int alignment = 0)
+    {
+        ulong linear = SegmentedAddress(segment, offset, size, access);
+        if (_checksAlignment)
+        {
+            CheckAlignment(linear, size, access, alignment);
+        }
+        return linear;
+    }
+
+    // Natural alignment, but that of its parts for a far pointer and a table register, and none beyond 8 bytes but for images of the x87 unit (Intel SDM vol. 3, table 6-7).
+    private static int AlignmentOf(int size) => size switch
+    {
+        2 or 4 or 8 => size,
+        6 or 10 or 28 or 108 => 4,
+        14 or 94 => 2,
+        _ => 1,
+    };
+
+    private void CheckAlignment(ulong linear, int size, AccessKind access, int alignment)
+    {
+        if ((linear & (ulong)((alignment != 0 ? alignment : AlignmentOf(size)) - 1)) != 0)
+        {
+            Probe(linear, size, access, true);
+            GuestFault.Raise(Vector.AlignmentCheck, 0);
+        }
+    }
+
+    private ulong SegmentedAddress(int segment, ulong offset, int size, AccessKind access)
     {
         Segment* s = Segment(segment);
         ulong last = (ulong)Math.Max(size, 1) - 1;

@@ -20,7 +20,7 @@ internal static class ModeBits
     /// <summary>AVX raises #UD or #NM.</summary>
     public const uint NoAvx = 1 << 5;
 
-    /// <summary>Only one instruction at a time by C#: real mode, virtual 8086, 16-bit code, segments that are not flat, single step, the guest's debug registers.</summary>
+    /// <summary>Only one instruction at a time by C#: real mode, virtual 8086, 16-bit code, segments that are not flat, single step, the guest's debug registers, alignment checks.</summary>
     public const uint Interpret = 1 << 6;
 
     /// <summary>CPL 0 (privileged instructions that T1 emits).</summary>
@@ -60,6 +60,8 @@ internal sealed unsafe partial class Vcpu
         mode |= noSse || (cr4 & (1UL << 18)) == 0 || (B->Xcr0 & 6) != 6 ? ModeBits.NoAvx : 0;
         mode |= cpl != 0 && (cr4 & 4) != 0 ? ModeBits.NoTsc : 0;
         bool interpret = (B->SystemFlags & (1UL << 8)) != 0 || (B->Dr7 & 0xFF) != 0 || _debugInterpret || _forceInterpret;
+        _checksAlignment = cpl == 3 && (cr0 & Cr0Bits.Am) != 0 && (B->SystemFlags & FlagBits.AlignmentCheck) != 0;
+        interpret |= _checksAlignment;
         if (!code64)
         {
             interpret |= !protectedMode || Virtual8086 || !Segment(Seg.Cs)->Default32 || !Flat(Seg.Cs) || !Flat(Seg.Ds) || !Flat(Seg.Es) || !Flat(Seg.Ss) || !Segment(Seg.Ss)->Default32;
@@ -87,6 +89,7 @@ internal sealed unsafe partial class Vcpu
         return index == Seg.Cs || (type & 0xE) == 2;
     }
 
+    private bool _checksAlignment; // CR0.AM, EFLAGS.AC and CPL 3
     private bool _debugInterpret;
     private bool _forceInterpret;
 

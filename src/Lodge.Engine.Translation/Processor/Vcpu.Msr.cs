@@ -261,5 +261,7 @@ internal sealed unsafe partial class Vcpu
         return index is Msr.AmdSyscfg or Msr.AmdHwcr or Msr.AmdNbCfg or Msr.AmdDeCfg;
     }
 
-    private static bool TryWriteAmdMsr(uint index, ulong value) => TryReadAmdMsr(index, out ulong fixedValue) && value == fixedValue;
+    // Linux switches extended configuration accesses through port 0xCF8 on by NB_CFG (EnableCf8ExtCfg); they go through ECAM, the bit does nothing.
+    private static bool TryWriteAmdMsr(uint index, ulong value) =>
+        TryReadAmdMsr(index, out ulong fixedValue) && (index == Msr.AmdNbCfg ? value & ~(1UL << 46) : value) == fixedValue;
 }

@@ -230,12 +230,17 @@ internal sealed unsafe partial class Vcpu
         {
             return true;
         }
+        bool afterStackSegment = B->InterruptShadow == Shadow.StackSegment;
+        ulong held = PendingDebug; // by what loaded SS
         B->InterruptShadow = 0;
         bool trace = (B->SystemFlags & 0x100) != 0;
         ulong resume = B->SystemFlags & ResumeFlag;
         try
         {
-            CheckInstructionBreakpoints();
+            if (!afterStackSegment)
+            {
+                CheckInstructionBreakpoints();
+            }
             B->SystemFlags &= ~ResumeFlag; // lasts one instruction; IRET may set it anew
             _trapFlagCountsAfter = false;
             ExecuteOne();
@@ -246,9 +251,18 @@ internal sealed unsafe partial class Vcpu
             PendingDebug = 0;
             _debugStop = null; // the access was not made
             B->SystemFlags |= resume;
-            bool delivered = Deliver(fault.Vector, fault.ErrorCode, fault.Address);
+            bool delivered = Deliver(fault.Vector, fault.ErrorCode, fault.Address) && (held == 0 || Deliver(Vector.Debug, null, held));
             CheckSingleStep();
             return delivered;
+        }
+        if (B->InterruptShadow == Shadow.StackSegment)
+        {
+            if (!afterStackSegment)
+            {
+                CheckSingleStep();
+                return true; // no trap by TF; data breakpoints are held
+            }
+            B->InterruptShadow = 0; // of several in sequence only the first holds anything
         }
         // Calls of a handler trap by the TF that they leave, everything else by the TF that it found.
         trace &= !_trapFlagCountsAfter || (B->SystemFlags & 0x100) != 0;
@@ -354,7 +368,7 @@ internal sealed unsafe partial class Vcpu
                     return;
                 case ExitCode.Sti:
                     B->Rip = B->ExitTarget;
-                    B->InterruptShadow = 1;
+                    B->InterruptShadow = Shadow.Sti;
                     B->ExitRequest = 1;
                     return;
                 case ExitCode.Indirect:
@@ -377,7 +391,7 @@ internal sealed unsafe partial class Vcpu
                     B->Rip = Blocks.Exits[code].Target;
                     if (shadow)
                     {
-                        B->InterruptShadow = 1; // what follows STI runs before any interrupt is taken
+                        B->InterruptShadow = Shadow.Sti; // what follows STI runs before any interrupt is taken
                     }
                     else if (B->ExitRequest != 0)
                     {

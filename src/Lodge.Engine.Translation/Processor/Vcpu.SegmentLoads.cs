@@ -109,7 +109,7 @@ internal sealed unsafe partial class Vcpu
             LoadSegment(segment, ReadSelector(instruction, 1));
             if (segment == Seg.Ss)
             {
-                B->InterruptShadow = 1;
+                B->InterruptShadow = Shadow.StackSegment;
             }
             return;
         }
@@ -151,7 +151,7 @@ internal sealed unsafe partial class Vcpu
         CommitSegment(segment, value);
         if (segment == Seg.Ss)
         {
-            B->InterruptShadow = 1;
+            B->InterruptShadow = Shadow.StackSegment;
         }
     }
 

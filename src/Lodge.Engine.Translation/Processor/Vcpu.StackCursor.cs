@@ -29,13 +29,13 @@ internal sealed unsafe partial class Vcpu
     private void PushOn(ref StackCursor stack, ulong value, int size, int step)
     {
         ulong mask = stack.Mask, offset = (stack.Pointer - (ulong)step) & mask;
-        WriteLinear(StackLinear(stack, offset, size), value, size, stack.User);
+        WriteLinear(AlignedStackLinear(stack, offset, size, AccessKind.Write), value, size, stack.User);
         stack.Pointer = (stack.Pointer & ~mask) | offset;
     }
 
     private ulong PopFrom(ref StackCursor stack, int size)
     {
-        ulong value = ReadLinear(StackLinear(stack, stack.Pointer & stack.Mask, size), size, stack.User);
+        ulong value = ReadLinear(AlignedStackLinear(stack, stack.Pointer & stack.Mask, size, AccessKind.Read), size, stack.User);
         Skip(ref stack, (ulong)size);
         return value;
     }
@@ -47,6 +47,16 @@ internal sealed unsafe partial class Vcpu
     }
 
     private void CommitStackPointer(in StackCursor stack) => B->Gpr[4] = stack.Wide ? stack.Pointer : (uint)stack.Pointer;
+
+    private ulong AlignedStackLinear(in StackCursor stack, ulong offset, int size, AccessKind access)
+    {
+        ulong linear = StackLinear(stack, offset, size);
+        if (_checksAlignment && stack.User)
+        {
+            CheckAlignment(linear, size, access, 0);
+        }
+        return linear;
+    }
 
     private static ulong StackLinear(in StackCursor stack, ulong offset, int size)
     {

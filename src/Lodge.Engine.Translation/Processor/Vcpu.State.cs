@@ -99,6 +99,8 @@ internal sealed unsafe partial class Vcpu
             Pkru = B->Pkru,
             Activity = (ActivityState)B->Activity,
             InterruptShadow = B->InterruptShadow != 0,
+            DebugShadow = B->InterruptShadow == Shadow.StackSegment,
+            PendingDebug = PendingDebug,
             NmiBlocked = B->NmiBlocked != 0,
         };
         for (int i = 0; i < 16; i++)
@@ -148,9 +150,9 @@ internal sealed unsafe partial class Vcpu
         // CPL is the DPL of SS (3.4.3 and VMX 25.3.1.5 say so of a consistent state); none in real mode, 3 in virtual-8086 mode.
         B->Cpl = !ProtectedMode ? 0 : Virtual8086 ? 3 : (uint)Segment(Seg.Ss)->Dpl;
         B->Activity = (uint)state.Activity;
-        B->InterruptShadow = state.InterruptShadow ? 1u : 0;
+        B->InterruptShadow = state.DebugShadow ? Shadow.StackSegment : state.InterruptShadow ? Shadow.Sti : 0;
         B->NmiBlocked = state.NmiBlocked ? 1u : 0;
-        PendingDebug = 0;
+        PendingDebug = state.DebugShadow ? state.PendingDebug & 0xF : 0;
         SetExtendedState(state.ExtendedState);
         Model.TimestampFrequency = Partition.TimestampFrequency;
         RestoreMsrs(state);

@@ -191,6 +191,8 @@ public sealed partial class CpuModel
         }
         return (amd, name) switch
         {
+            // No processor of AMD's has just level 2. For K8 no compiler's run-time dispatch knows instructions beyond the level.
+            (true, CpuModelName.V1 or CpuModelName.V2) => 0x0000_0F5A, // Opteron: family 0x0F, model 5
             (true, _) => 0x0083_0F10, // Zen 2: family 0x17, model 0x31
             (false, CpuModelName.V1) => 0x0000_06E8, // Core, before Core 2: family 6, model 0x0E
             (false, CpuModelName.V2) => 0x0001_06A5, // Nehalem-EP: family 6, model 0x1A

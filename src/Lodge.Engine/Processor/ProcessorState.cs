@@ -93,6 +93,12 @@ public sealed class ProcessorState : ISavedState<ProcessorState>
     /// <summary>Interrupts are held for one instruction (after STI or MOV SS).</summary>
     public bool InterruptShadow { get; set; }
 
+    /// <summary>Debug exceptions are held as well (after MOV SS).</summary>
+    public bool DebugShadow { get; set; }
+
+    /// <summary>Data breakpoints (DR6 bits 0-3) that are held.</summary>
+    public ulong PendingDebug { get; set; }
+
     /// <summary>NMIs are blocked until IRET.</summary>
     public bool NmiBlocked { get; set; }
 
@@ -156,6 +162,8 @@ public sealed class ProcessorState : ISavedState<ProcessorState>
         writer.Bool(16, NmiPending);
         writer.UInt64(17, (ulong)(PendingSipi + 1));
         writer.Bool(18, PendingInit);
+        writer.Bool(19, DebugShadow);
+        writer.UInt64(20, PendingDebug);
     }
 
     /// <inheritdoc/>
@@ -204,6 +212,8 @@ public sealed class ProcessorState : ISavedState<ProcessorState>
         state.NmiPending = reader.Bool(16);
         state.PendingSipi = reader.Int32(17, 0, 256) - 1;
         state.PendingInit = reader.Bool(18);
+        state.DebugShadow = reader.Bool(19);
+        state.PendingDebug = reader.UInt64(20);
         return state;
     }
 }

@@ -19,11 +19,11 @@ internal sealed unsafe class FlatGuest : IMachineBus, IDisposable
     public readonly List<(ushort Port, ulong Value)> Output = [];
     private Action? _onExitPort;
 
-    public FlatGuest(int processors = 1, bool userMode = false)
+    public FlatGuest(int processors = 1, bool userMode = false, CpuModelName model = CpuModelName.Host)
     {
         var clock = new MachineClock();
         clock.Start();
-        Partition = (TranslationPartition)new TranslationEngine().CreatePartition(new PartitionOptions(processors, CpuModel.Create(CpuModelName.Host, processors), Memory, this, clock));
+        Partition = (TranslationPartition)new TranslationEngine().CreatePartition(new PartitionOptions(processors, CpuModel.Create(model, processors), Memory, this, clock));
         // PML4 -> PDPT -> PD -> 8 page tables for 16 MiB.
         Memory.TryWrite(Tables, Tables + 0x1000 | 7);
         Memory.TryWrite(Tables + 0x1000, Tables + 0x2000 | 7);
@@ -37,7 +37,12 @@ internal sealed unsafe class FlatGuest : IMachineBus, IDisposable
         }
         for (int i = 0; i < processors; i++)
         {
-            Partition.Vcpus[i].RestoreState(LongMode(userMode));
+            ProcessorState state = LongMode(userMode);
+            if (!Partition.Vcpus[i].Model.Has(CpuFeature.Xsave))
+            {
+                (state.Cr4, state.Xcr0) = (state.Cr4 & ~(1UL << 18), 3);
+            }
+            Partition.Vcpus[i].RestoreState(state);
         }
         Processor = Partition.Vcpus[0];
     }
@@ -78,6 +83,49 @@ internal sealed unsafe class FlatGuest : IMachineBus, IDisposable
         assembler.Assemble(new StreamCodeWriter(stream), at);
         Memory.TryWrite(at, stream.ToArray());
     }
+
+    /// <summary>
+    /// Makes handlers for all exceptions and for <paramref name="interrupt"/> (from CPL 3 as well, on a stack of their own): each outputs to port 0xE0 its vector, the two
+    /// lowest words of its stack and DR6, and ends the run.
+    /// </summary>
+    public void InstallHandlers(byte interrupt = 0x80)
+    {
+        const ulong Gdt = 0x4000, Idt = 0x5000, TaskState = 0x1000;
+        ulong[] descriptors = [0, 0x00AF_9B00_0000_FFFF, 0x00CF_9300_0000_FFFF];
+        for (int i = 0; i < descriptors.Length; i++)
+        {
+            Memory.TryWrite(Gdt + ((ulong)i * 8), descriptors[i]);
+        }
+        Memory.TryWrite(TaskState + 4, StackTop - 0x1000); // RSP0
+        foreach (int vector in (int[])[.. Enumerable.Range(0, 32), interrupt])
+        {
+            ulong handler = HandlerAddress(vector);
+            Memory.TryWrite(Idt + ((ulong)vector * 16), (handler & 0xFFFF) | (0x08UL << 16) | (0xEE00UL << 32) | ((handler >> 16) << 48));
+            Load(
+                a =>
+                {
+                    a.mov(eax, vector);
+                    a.@out(0xE0, eax);
+                    a.pop(rax);
+                    a.@out(0xE0, eax);
+                    a.pop(rax);
+                    a.@out(0xE0, eax);
+                    a.mov(rax, dr6);
+                    a.@out(0xE0, eax);
+                    a.@out(0xF4, eax);
+                    a.hlt();
+                },
+                handler);
+        }
+        ProcessorState state = Processor.SaveState();
+        state.GlobalDescriptorTable = new TableRegister(Gdt, 0xFFF);
+        state.InterruptDescriptorTable = new TableRegister(Idt, 0xFFF);
+        state.TaskRegister = new SegmentState(0x20, TaskState, 0x67, 0x8B);
+        Processor.RestoreState(state);
+    }
+
+    /// <summary>Where <see cref="InstallHandlers"/> puts a handler.</summary>
+    public static ulong HandlerAddress(int vector) => 0x15_0000 + ((ulong)vector * 64);
 
     /// <summary>Ends the program: OUT 0xF4, EAX.</summary>
     public static void Exit(Assembler a) => a.@out(0xF4, eax);
