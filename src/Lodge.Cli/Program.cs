@@ -2,6 +2,7 @@ using System.CommandLine;
 using System.CommandLine.Help;
 using System.CommandLine.Parsing;
 using Lodge.Cli.Console;
+using Lodge.Cli.Image;
 using Lodge.Cli.Run;
 
 namespace Lodge.Cli;
@@ -27,13 +28,13 @@ internal static class Program
     {
         try
         {
-            int separator = Array.IndexOf(arguments, "--");
+            int separator = arguments is ["image", ..] ? -1 : Array.IndexOf(arguments, "--");
             string[]? words = separator < 0 ? null : arguments[(separator + 1)..];
             string[] own = separator < 0 ? arguments : arguments[..separator];
-            RootCommand root = new("Lodge runs virtual machines.") { RunCommand.Create(words, run) };
+            RootCommand root = new("Lodge runs virtual machines.") { RunCommand.Create(words, run), ImageCommand.Create() };
             root.Directives.Clear();
             ParseResult parsed = root.Parse(own, new ParserConfiguration { ResponseFileTokenReplacer = null, EnablePosixBundling = false });
-            if (parsed.Errors.Count != 0 && parsed.Action is not (HelpAction or RunCommand.ManualAction))
+            if (parsed.Errors.Count != 0 && parsed.Action is not (HelpAction or RunCommand.ManualAction or ImageManual))
             {
                 throw new LodgeException(Explain(parsed), ExitStatus.Usage);
             }
@@ -59,7 +60,13 @@ internal static class Program
 
     private static string Explain(ParseResult parsed)
     {
-        string verb = parsed.CommandResult.Command is RootCommand ? "lodge" : $"lodge {parsed.CommandResult.Command.Name}";
+        bool image = parsed.RootCommandResult.Children.OfType<CommandResult>().FirstOrDefault()?.Command.Name == "image";
+        string name = parsed.CommandResult.Command.Name;
+        string verb = parsed.CommandResult.Command is RootCommand ? "lodge" : image && name != "image" ? $"lodge image {name}" : $"lodge {name}";
+        if (image)
+        {
+            return ExplainImage(parsed, verb);
+        }
         if (parsed.CommandResult.Command is not RootCommand && parsed.UnmatchedTokens is [{ } word, ..] && !word.StartsWith('-'))
         {
             return $"'{word}' is not expected here; a command for the guest follows '--', as in: lodge run -- {word}";
@@ -74,6 +81,18 @@ internal static class Program
         }
         string message = OneLine(parsed.Errors[0].Message).TrimEnd('.');
         return message.Contains(';', StringComparison.Ordinal) ? message : $"{message}; see '{verb} --help'";
+    }
+
+    private static string ExplainImage(ParseResult parsed, string verb)
+    {
+        if (parsed.CommandResult.Command.Subcommands.Count != 0)
+        {
+            return parsed.UnmatchedTokens is [{ } word, ..] ? $"'{word}' is not a command of lodge image; see 'lodge image --help'" : "a command is missing; see 'lodge image --help'";
+        }
+        string message = parsed.UnmatchedTokens is [{ } token, ..]
+            ? token.StartsWith('-') ? $"option '{token}' is not known" : $"'{token}' is not expected here"
+            : OneLine(parsed.Errors[0].Message).TrimEnd('.');
+        return $"{message}; see '{verb} --help'";
     }
 
     private static string OneLine(string text) => text.ReplaceLineEndings(" ").Trim();
