@@ -52,16 +52,32 @@ internal sealed class ImageArguments
         command.Add(_objects);
         command.Add(_allow);
         command.Add(_imageOpts);
+        command.Validators.Add(RefuseUnknownOptions);
+    }
+
+    /// <summary>A word with a dash in the place of an argument is a mistyped option; only a size may begin so.</summary>
+    private static void RefuseUnknownOptions(CommandResult result)
+    {
+        foreach (ArgumentResult argument in result.Children.OfType<ArgumentResult>())
+        {
+            foreach (Token token in argument.Tokens)
+            {
+                if (token.Value is ['-', not (>= '0' and <= '9'), ..])
+                {
+                    result.AddError($"option '{token.Value}' is not known");
+                }
+            }
+        }
     }
 
     /// <summary>Whether nothing but errors is printed.</summary>
     public bool Quiet(ParseResult parsed) => parsed.GetValue(_quiet);
 
     /// <summary>Whether progress was asked for.</summary>
-    public bool ShowsProgress(ParseResult parsed) => parsed.GetResult(_progress) is not null && parsed.GetValue(_progress);
+    public bool ShowsProgress(ParseResult parsed) => parsed.GetValue(_progress);
 
     /// <summary>Whether the output is JSON.</summary>
-    public bool Json(ParseResult parsed) => parsed.GetResult(_json) is not null || (parsed.GetResult(_output) is null ? null : parsed.GetValue(_output)) switch
+    public bool Json(ParseResult parsed) => parsed.GetValue(_json) || parsed.GetValue(_output) switch
     {
         null or "human" => false,
         "json" => true,
@@ -72,7 +88,7 @@ internal sealed class ImageArguments
     public string[] Allowed(ParseResult parsed) => parsed.GetValue(_allow) ?? [];
 
     /// <summary>Whether another process may write the image.</summary>
-    public bool ForceShare(ParseResult parsed) => parsed.GetResult(_force) is not null && parsed.GetValue(_force);
+    public bool ForceShare(ParseResult parsed) => parsed.GetValue(_force);
 
     /// <summary>The passphrase of <c>--secret</c>, or of the <c>--object</c> with <paramref name="id"/>.</summary>
     public string? Secret(ParseResult parsed, string? id = null) => id is null
@@ -87,7 +103,7 @@ internal sealed class ImageArguments
     /// <param name="cache">Text of a caching option.</param>
     public ImageLocation Locate(ParseResult parsed, string text, bool writable = false, string? format = null, string? cache = null)
     {
-        format ??= parsed.GetResult(Format) is null ? null : parsed.GetValue(Format);
+        format ??= parsed.GetValue(Format);
         string path = text;
         string? key = null;
         if (parsed.GetValue(_imageOpts))

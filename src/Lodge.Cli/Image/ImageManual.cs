@@ -12,8 +12,14 @@ internal sealed class ImageManual(string manual) : SynchronousCommandLineAction
 
     public override int Invoke(ParseResult parseResult)
     {
+        InvocationConfiguration configuration = parseResult.InvocationConfiguration;
+        TextWriter output = configuration.Output;
+        using StringWriter generated = new();
+        configuration.Output = generated;
         int status = new HelpAction { MaxWidth = 140 }.Invoke(parseResult);
-        parseResult.InvocationConfiguration.Output.Write(manual);
+        configuration.Output = output;
+        output.WriteLine(generated.ToString().TrimEnd());
+        output.Write(manual);
         return status;
     }
 }

@@ -125,7 +125,7 @@ public sealed class NewImage : IAsyncDisposable
     /// <summary>A device's size and existence are not this program's to change.</summary>
     private static bool IsRegular(string path)
     {
-        var target = File.ResolveLinkTarget(path, returnFinalTarget: true)?.FullName ?? Path.GetFullPath(path);
+        var target = (File.Exists(path) ? File.ResolveLinkTarget(path, returnFinalTarget: true) : null)?.FullName ?? Path.GetFullPath(path);
         return !target.StartsWith("/dev/", StringComparison.Ordinal) || target.StartsWith("/dev/shm/", StringComparison.Ordinal);
     }
 

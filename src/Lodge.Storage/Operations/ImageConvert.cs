@@ -10,7 +10,7 @@ public static class ImageConvert
     /// <summary>Makes a new image; after a failure or cancel no file of it is left.</summary>
     /// <param name="source">The content.</param>
     /// <param name="target">What is made; its length is at least the source's.</param>
-    /// <param name="copy">How the content is copied; a new image without a parent is known to be zero.</param>
+    /// <param name="copy">How the content is copied; a new image without a parent reads as zeroes in most formats, which then need not be written.</param>
     /// <param name="cancellation">Ends it.</param>
     public static async Task RunAsync(IDisk source, NewImageOptions target, DiskCopyOptions copy, CancellationToken cancellation = default)
     {
@@ -19,7 +19,7 @@ public static class ImageConvert
         await using (made.ConfigureAwait(false))
         {
             var image = await made.OpenAsync(parent, cancellation).ConfigureAwait(false);
-            await RunAsync(source, image, copy with { TargetIsZero = !parent }, cancellation).ConfigureAwait(false);
+            await RunAsync(source, image, copy with { TargetIsZero = !parent && DiskFormats.Named(target.Format).NewImageReadsZero }, cancellation).ConfigureAwait(false);
             await made.CompleteAsync().ConfigureAwait(false);
         }
     }
