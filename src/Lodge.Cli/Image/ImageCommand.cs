@@ -39,6 +39,9 @@ internal static class ImageCommand
             DdCommand.Create(),
             BenchCommand.Create(),
             AmendCommand.Create(),
+
+            // Over the network
+            ServeCommand.Create(),
         };
         ImageManual.AddTo(group, Manual);
         return group;

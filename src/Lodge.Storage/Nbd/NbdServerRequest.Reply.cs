@@ -1,0 +1,244 @@
+using System.Buffers.Binary;
+using Lodge.Storage.Disks;
+using Microsoft.Win32.SafeHandles;
+
+namespace Lodge.Storage.Nbd;
+
+/// <summary>Reads, and the form of replies ("Simple reply message", "Structured reply chunk message", "Extended reply chunk message").</summary>
+internal sealed partial class NbdServerRequest
+{
+    private const int MaximumPieces = 32; // of a read with holes; what follows is sent as data
+    private const int SmallestHole = 4096; // a hole's chunk must fit where its zeroes would stand
+
+    private readonly Piece[] _pieces = new Piece[MaximumPieces];
+    private readonly Part[] _parts = new Part[2 * MaximumPieces];
+    private int _sendCount;
+
+    private int HeaderLength => _style switch
+    {
+        NbdHeaderStyle.Simple => NbdProtocol.SimpleReplyLength,
+        NbdHeaderStyle.Structured => NbdProtocol.StructuredReplyLength,
+        _ => NbdProtocol.ExtendedReplyLength,
+    };
+
+    /// <summary>Copies a short reply.</summary>
+    /// <returns>False when it is long or does not fit.</returns>
+    public bool TryCopy(Span<byte> destination, int longest, out int length)
+    {
+        length = 0;
+        if (_sendCount != 1 || _parts[0].File is not null || _parts[0].Length > longest || _parts[0].Length > destination.Length)
+        {
+            return false;
+        }
+
+        length = (int)_parts[0].Length;
+        Source(_parts[0]).Span.CopyTo(destination);
+        return true;
+    }
+
+    /// <summary>Sends the reply.</summary>
+    public async ValueTask SendAsync(NbdChannel channel)
+    {
+        for (var index = 0; index < _sendCount; index++)
+        {
+            var part = _parts[index];
+            await (part.File is { } file
+                ? channel.SendFileAsync(file, part.Start, part.Length, connection.Abort)
+                : channel.SendAsync(Source(part), connection.Abort)).ConfigureAwait(false);
+        }
+    }
+
+    private ReadOnlyMemory<byte> Source(Part part) => (part.Small ? _small : _payload!.Bytes).AsMemory((int)part.Start, (int)part.Length);
+
+    private async ValueTask ReadAsync()
+    {
+        var length = (int)_header.Length;
+        if (length == 0)
+        {
+            BuildAcknowledgement();
+            return;
+        }
+
+        var pieces = 1;
+        _pieces[0] = new Piece(0, length, false);
+        if (_style != NbdHeaderStyle.Simple && (_header.Flags & NbdCommandFlags.Df) == 0 && length >= SmallestHole && _export.Disk is IBlockStatus status)
+        {
+            pieces = await FindHolesAsync(status, length).ConfigureAwait(false);
+        }
+
+        if (pieces == 1 && _pieces[0].Hole)
+        {
+            WriteHole(_small, Offset, length, NbdReplyFlags.Done);
+            Send(new Part(0, HeaderLength + 12, Small: true));
+            return;
+        }
+
+        var buffer = NbdBuffer.Rent(length);
+        for (var index = 0; index < pieces; index++)
+        {
+            var (start, count, hole) = _pieces[index];
+            if (!hole)
+            {
+                // The buffer is given up, not reused, when this throws: a disk that failed may still write to it.
+                await _export.Disk.ReadAsync(Offset + start, buffer.Bytes.AsMemory(buffer.Start + start, count), connection.Abort).ConfigureAwait(false);
+            }
+        }
+
+        _payload = buffer;
+        BuildData(pieces);
+    }
+
+    /// <summary>Splits the range into data and holes.</summary>
+    private async ValueTask<int> FindHolesAsync(IBlockStatus status, int length)
+    {
+        var pieces = 0;
+        for (var at = 0; at < length;)
+        {
+            var extent = await status.GetStatusAsync(Offset + at, length - at, connection.Abort).ConfigureAwait(false);
+            var count = (int)Math.Clamp(extent.Length, 1, length - at);
+            var hole = NbdAllocation.IsZero(extent.State) && count >= SmallestHole;
+            if (pieces > 0 && (_pieces[pieces - 1].Hole == hole || pieces == MaximumPieces))
+            {
+                // merging into a hole only what is a hole; into data anything
+                _pieces[pieces - 1] = _pieces[pieces - 1].Hole && !hole
+                    ? new Piece(_pieces[pieces - 1].Start, length - _pieces[pieces - 1].Start, false)
+                    : _pieces[pieces - 1] with { Count = _pieces[pieces - 1].Count + count };
+            }
+            else
+            {
+                _pieces[pieces++] = new Piece(at, count, hole);
+            }
+
+            at = _pieces[pieces - 1].Start + _pieces[pieces - 1].Count;
+        }
+
+        return pieces;
+    }
+
+    /// <summary>
+    /// Puts headers before the data that they belong to. All data pieces but the first follow a hole, in whose room of at least <see cref="SmallestHole"/> bytes
+    /// the chunk of the hole (at its beginning, so that it follows the data before it) and the header of the data (at its end) find place.
+    /// </summary>
+    private void BuildData(int pieces)
+    {
+        var bytes = _payload!.Bytes;
+        var runStart = -1; // bytes of the buffer that are not yet in a part
+        var runEnd = -1;
+        for (var index = 0; index < pieces; index++)
+        {
+            var (start, count, hole) = _pieces[index];
+            var at = _payload.Start + start;
+            var flags = index == pieces - 1 ? NbdReplyFlags.Done : NbdReplyFlags.None;
+            if (hole)
+            {
+                runStart = runStart < 0 ? at : runStart;
+                WriteHole(bytes.AsSpan(at), Offset + start, count, flags);
+                runEnd = at + HeaderLength + 12;
+                continue;
+            }
+
+            if (runStart >= 0)
+            {
+                Send(new Part(runStart, runEnd - runStart));
+            }
+
+            runStart = at - HeaderLength - (_style == NbdHeaderStyle.Simple ? 0 : 8);
+            runEnd = at + count;
+            if (_style == NbdHeaderStyle.Simple)
+            {
+                WriteSimple(bytes.AsSpan(runStart), NbdError.None);
+            }
+            else
+            {
+                WriteChunk(bytes.AsSpan(runStart), flags, NbdReplyType.OffsetData, 8 + count);
+                BinaryPrimitives.WriteInt64BigEndian(bytes.AsSpan(at - 8), Offset + start);
+            }
+        }
+
+        Send(new Part(runStart, runEnd - runStart));
+    }
+
+    private void BuildAcknowledgement()
+    {
+        if (_style == NbdHeaderStyle.Simple || (_style == NbdHeaderStyle.Structured && _header.Command != NbdCommand.Read))
+        {
+            WriteSimple(_small, NbdError.None);
+            Send(new Part(0, NbdProtocol.SimpleReplyLength, Small: true));
+            return;
+        }
+
+        WriteChunk(_small, NbdReplyFlags.Done, NbdReplyType.None, 0);
+        Send(new Part(0, HeaderLength, Small: true));
+    }
+
+    private void BuildError(NbdError error)
+    {
+        _sendCount = 0;
+        if (_style == NbdHeaderStyle.Simple)
+        {
+            WriteSimple(_small, error);
+            Send(new Part(0, NbdProtocol.SimpleReplyLength, Small: true));
+            return;
+        }
+
+        var text = ErrorText(error);
+        WriteChunk(_small, NbdReplyFlags.Done, NbdReplyType.Error, 6 + text.Length);
+        var body = _small.AsSpan(HeaderLength);
+        BinaryPrimitives.WriteUInt32BigEndian(body, (uint)error);
+        BinaryPrimitives.WriteUInt16BigEndian(body[4..], (ushort)text.Length);
+        text.CopyTo(body[6..]);
+        Send(new Part(0, HeaderLength + 6 + text.Length, Small: true));
+    }
+
+    /// <summary>What a client may know of an error; the disk's own message may name files of the host.</summary>
+    private static ReadOnlySpan<byte> ErrorText(NbdError error) => error switch
+    {
+        NbdError.Perm => "the export is read-only or forbids it"u8,
+        NbdError.Inval => "the request is not valid"u8,
+        NbdError.NoSpc => "no room, or beyond the end"u8,
+        NbdError.Overflow => "the request is too long"u8,
+        NbdError.NotSup => "there is no fast way"u8,
+        NbdError.Shutdown => "the server is stopping"u8,
+        _ => "the disk failed"u8,
+    };
+
+    private void Send(Part part) => _parts[_sendCount++] = part;
+
+    private void WriteSimple(Span<byte> target, NbdError error)
+    {
+        BinaryPrimitives.WriteUInt32BigEndian(target, NbdProtocol.SimpleReplyMagic);
+        BinaryPrimitives.WriteUInt32BigEndian(target[4..], (uint)error);
+        BinaryPrimitives.WriteUInt64BigEndian(target[8..], _header.Cookie);
+    }
+
+    private void WriteChunk(Span<byte> target, NbdReplyFlags flags, NbdReplyType type, int length)
+    {
+        var extended = _style == NbdHeaderStyle.Extended;
+        BinaryPrimitives.WriteUInt32BigEndian(target, extended ? NbdProtocol.ExtendedReplyMagic : NbdProtocol.StructuredReplyMagic);
+        BinaryPrimitives.WriteUInt16BigEndian(target[4..], (ushort)flags);
+        BinaryPrimitives.WriteUInt16BigEndian(target[6..], (ushort)type);
+        BinaryPrimitives.WriteUInt64BigEndian(target[8..], _header.Cookie);
+        if (extended)
+        {
+            BinaryPrimitives.WriteUInt64BigEndian(target[16..], _header.Offset);
+            BinaryPrimitives.WriteInt64BigEndian(target[24..], length);
+        }
+        else
+        {
+            BinaryPrimitives.WriteInt32BigEndian(target[16..], length);
+        }
+    }
+
+    private void WriteHole(Span<byte> target, long offset, int count, NbdReplyFlags flags)
+    {
+        WriteChunk(target, flags, NbdReplyType.OffsetHole, 12);
+        BinaryPrimitives.WriteInt64BigEndian(target[HeaderLength..], offset);
+        BinaryPrimitives.WriteInt32BigEndian(target[(HeaderLength + 8)..], count);
+    }
+
+    /// <summary>A part of the range that is read: bytes from the request's offset, length, and whether it is known to be zero.</summary>
+    private readonly record struct Piece(int Start, int Count, bool Hole);
+
+    /// <summary>Bytes to send: of the buffer, of the small buffer, or of a file.</summary>
+    private readonly record struct Part(long Start, long Length, bool Small = false, SafeFileHandle? File = null);
+}
