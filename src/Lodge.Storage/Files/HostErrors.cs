@@ -42,6 +42,7 @@ internal static class HostErrors
             IsFolder => (DiskError.WrongFormat, $"{path} is a folder, not a disk image"),
             NotSupported => (DiskError.Unsupported, $"{path}: {doing ?? "opening"}: the file system cannot do it"),
             Invalid when doing is not null => (DiskError.InvalidOption, $"{path}: {doing}: {text}"),
+            CrossDevice => (DiskError.Denied, $"{path} leads out of its folder by a symbolic link"),
             40 => (DiskError.Denied, $"{path}: too many symbolic links"),
             23 or 24 => (DiskError.InputOutput, $"{path}: too many open files; raise the limit with: ulimit -n"),
             _ => (DiskError.InputOutput, $"{path}: {doing ?? "opening"}: {text}"),

@@ -108,6 +108,9 @@ public sealed partial class HostFile : IStorageFile
     /// <inheritdoc/>
     public int DiscardGranularity { get; }
 
+    /// <summary>Whether it is a block device.</summary>
+    public bool IsDevice => _device;
+
     internal SafeFileHandle Handle => _handle;
 
     /// <summary>Opens an existing file or block device.</summary>

@@ -25,6 +25,9 @@ internal sealed class HostFolder : IDisposable
     public static HostFolder Open(string path) => new(
         path, HostSystemCalls.Open(null, path, HostSystemCalls.OpenReadOnly | HostSystemCalls.OpenDirectory | HostSystemCalls.OpenPath, 0, out var error) ?? throw HostErrors.From(path, error));
 
+    /// <summary>A folder that is open already; it belongs to the result.</summary>
+    public static HostFolder Of(string path, SafeFileHandle handle) => new(path, handle);
+
     /// <summary>The path of what is open, without symbolic links.</summary>
     public static string RealPathOf(SafeFileHandle handle) =>
         System.IO.File.ResolveLinkTarget(HostSystemCalls.PathOf(handle), returnFinalTarget: false)?.FullName

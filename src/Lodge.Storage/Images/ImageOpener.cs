@@ -1,6 +1,7 @@
 using Lodge.Storage.Disks;
 using Lodge.Storage.Files;
 using Lodge.Storage.Formats;
+using Microsoft.Win32.SafeHandles;
 
 namespace Lodge.Storage.Images;
 
@@ -34,7 +35,7 @@ public sealed record ImageOpenOptions
     /// <summary>Internal snapshot to open, or null.</summary>
     public string? Snapshot { get; init; }
 
-    /// <summary>Folders, besides the image's own, in which backing files and parts may lie; "/" allows all.</summary>
+    /// <summary>Folders, besides the image's own, in which backing files and parts may lie; "/" allows all. An address allows a backing image there and below.</summary>
     public IReadOnlyList<string> AllowedFolders { get; init; } = [];
 
     /// <summary>Whether the format of a parent may be guessed when the image does not name it.</summary>
@@ -50,17 +51,15 @@ public static class ImageOpener
     /// <summary>Opens the image at <paramref name="path"/>.</summary>
     /// <exception cref="DiskException">The message names the file.</exception>
     public static ValueTask<IImage> OpenAsync(string path, ImageOpenOptions options, CancellationToken cancellation = default) =>
-        OpenAsync(path, options, 0, cancellation);
+        OpenAsync(new FolderFiles(path, options, 0), cancellation);
 
-    internal static async ValueTask<IImage> OpenAsync(string path, ImageOpenOptions options, int depth, CancellationToken cancellation)
+    internal static async ValueTask<IImage> OpenAsync(FolderFiles files, CancellationToken cancellation, SafeFileHandle? found = null)
     {
-        var file = HostFile.Open(path, new HostFileOptions(options.ReadOnly, options.Cache, true, options.ForceShare));
+        var file = await files.OpenImageAsync(found, cancellation).ConfigureAwait(false);
         try
         {
-            var format = options.Format is { } name ? DiskFormats.Named(name) : await DiskFormats.ProbeAsync(file, cancellation).ConfigureAwait(false);
-            var context = new ImageContext(
-                options.ReadOnly, new FolderFiles(path, options, depth), options.Secret, options.OpenBacking, options.Checking, options.Discard, options.Snapshot);
-            return await format.OpenAsync(file, context, cancellation).ConfigureAwait(false);
+            var format = files.Options.Format is { } name ? DiskFormats.Named(name) : await DiskFormats.ProbeAsync(file, cancellation).ConfigureAwait(false);
+            return await format.OpenAsync(file, files.Context, cancellation).ConfigureAwait(false);
         }
         catch
         {

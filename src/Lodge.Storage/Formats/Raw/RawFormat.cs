@@ -36,7 +36,7 @@ public sealed class RawFormat : IDiskFormat
                 await file.AllocateAsync(0, length, cancellation).ConfigureAwait(false);
                 break;
             case "full":
-                await file.WriteZeroesAsync(0, length, ZeroOptions.None, cancellation).ConfigureAwait(false);
+                await WriteZeroBytesAsync(file, length, cancellation).ConfigureAwait(false);
                 break;
         }
 
@@ -55,5 +55,15 @@ public sealed class RawFormat : IDiskFormat
         }
 
         return new ImageMeasure(options.Text("preallocation") is "falloc" or "full" ? length : required, length);
+    }
+
+    // Written, so that no later write has to convert an extent that is only reserved.
+    private static async ValueTask WriteZeroBytesAsync(IStorageFile file, long length, CancellationToken cancellation)
+    {
+        var zeroes = new byte[(int)Math.Min(length, 1 << 20)];
+        for (long offset = 0; offset < length; offset += zeroes.Length)
+        {
+            await file.WriteAsync(offset, zeroes.AsMemory(0, (int)Math.Min(zeroes.Length, length - offset)), WriteOptions.None, cancellation).ConfigureAwait(false);
+        }
     }
 }
