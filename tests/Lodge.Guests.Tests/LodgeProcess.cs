@@ -7,10 +7,19 @@ internal static class LodgeProcess
 {
     private static readonly TimeSpan Limit = TimeSpan.FromMinutes(5); // far beyond any success; a hang must end
 
+    /// <summary>The program.</summary>
+    public static string Program { get; } = Path.Combine(AppContext.BaseDirectory, "lodge");
+
     /// <summary>Runs it; standard input is closed after <paramref name="input"/>.</summary>
-    public static (int Status, string Output, string Error) Run(string[] arguments, string input = "")
+    public static (int Status, string Output, string Error) Run(string[] arguments, string input = "") => RunProgram(Program, arguments, input);
+
+    /// <summary>Runs a shell script with <c>lodge</c> as <c>$0</c>.</summary>
+    public static (int Status, string Output, string Error) Script(string script, params string[] arguments) =>
+        RunProgram("/bin/sh", ["-c", script, Program, .. arguments], "");
+
+    private static (int Status, string Output, string Error) RunProgram(string program, string[] arguments, string input)
     {
-        ProcessStartInfo start = new(Path.Combine(AppContext.BaseDirectory, "lodge"))
+        ProcessStartInfo start = new(program)
         {
             RedirectStandardInput = true,
             RedirectStandardOutput = true,

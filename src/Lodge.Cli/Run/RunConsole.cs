@@ -15,7 +15,6 @@ internal sealed class RunConsole : IDisposable
     public const string ControlName = "lodge.control", InputName = "lodge.stdin", OutputName = "lodge.stdout", ErrorName = "lodge.stderr";
 
     private readonly RunEnd _end;
-    private readonly PanicWatch _panic = new();
     private readonly List<OutputPort> _outputs = [];
     private readonly List<PosixSignalRegistration> _signals = [];
     private readonly InputPort? _input;
@@ -30,14 +29,14 @@ internal sealed class RunConsole : IDisposable
         _isCommand = plan.Mode is CommandMode.Pipe or CommandMode.Terminal;
         if (plan.Mode is null)
         {
-            _input = new InputPort(HostFile.StandardInput, Standard(HostFile.StandardOutput, null)) { CloseAtEnd = false };
+            _input = new InputPort(HostFile.StandardInput, Standard(HostFile.StandardOutput, null, PanicWatch)) { CloseAtEnd = false };
             Serial = _input;
         }
         else
         {
             Serial = Output(bytes =>
             {
-                _panic.Observe(bytes);
+                PanicWatch.Observe(bytes);
                 if (verbose)
                 {
                     HostFile.Write(HostFile.StandardError, bytes);
@@ -75,7 +74,10 @@ internal sealed class RunConsole : IDisposable
     public IReadOnlyList<(string Name, ICharacterBackend Backend)> Ports { get; } = [];
 
     /// <summary>Why the guest's kernel says that it panicked, or null when not known.</summary>
-    public string? PanicReason => _panic.Reason;
+    public string? PanicReason => PanicWatch.Reason;
+
+    /// <summary>What looks through the first serial port's output.</summary>
+    internal PanicWatch PanicWatch { get; } = new();
 
     /// <summary>Whether the command or shell told its status.</summary>
     public bool CommandEnded { get; private set; }
@@ -136,9 +138,15 @@ internal sealed class RunConsole : IDisposable
     }
 
     /// <summary>Standard output: when its reader goes away the run ends, as a program ends by SIGPIPE.</summary>
-    private OutputPort Standard(int fd, byte[]? endMark)
+    private OutputPort Standard(int fd, byte[]? endMark, PanicWatch? watch = null)
     {
-        OutputPort port = Output(bytes => HostFile.Write(fd, bytes), endMark);
+        OutputPort port = Output(
+            bytes =>
+            {
+                watch?.Observe(bytes);
+                return HostFile.Write(fd, bytes);
+            },
+            endMark);
         port.SinkClosed = () => _end.Finish(ExitStatus.BrokenPipe, null);
         return port;
     }
