@@ -53,6 +53,7 @@ internal sealed unsafe partial class TranslationPartition : Partition
             var vcpu = new Vcpu(this, block) { Number = i };
             Vcpus[i] = vcpu;
             vcpu.Initialize();
+            vcpu.Comparison = Lockstep.TierComparison.FromEnvironment(options.Memory, options.ProcessorCount);
             _processors[i] = new TranslatedProcessor(vcpu, i);
         }
         Reset();

@@ -72,6 +72,12 @@ internal sealed unsafe class Block
     /// <summary>Translated without windows, since they missed too often (data across a page boundary).</summary>
     public bool ChecksAlone;
 
+    /// <summary>Executions from the run loop, and whether one was compared with T0; counted in a comparison of the tiers only.</summary>
+    public long Executions;
+
+    /// <inheritdoc cref="Executions"/>
+    public bool Compared;
+
     /// <summary>Still looked up.</summary>
     public bool Valid = true;
 

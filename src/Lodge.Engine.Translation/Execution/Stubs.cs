@@ -358,6 +358,9 @@ internal static class ExitCode
 
     /// <summary>SYSRETQ: RIP behind it in ExitTarget.</summary>
     public const int Sysret = -11;
+
+    /// <summary>In a comparison of the tiers: the instruction that C# executes at RIP reaches a device.</summary>
+    public const int DeviceReached = -12;
 }
 
 /// <summary>Descriptor of a memory access as the slow path gets it: bits 0-15 size, 16 write, 17 a window of accesses, 24-25 TLB mode.</summary>

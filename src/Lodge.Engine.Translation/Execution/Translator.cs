@@ -259,7 +259,7 @@ internal sealed unsafe partial class Translator
             case Mnemonic.Movsb or Mnemonic.Movsw or Mnemonic.Movsd or Mnemonic.Movsq or Mnemonic.Stosb or Mnemonic.Stosw or Mnemonic.Stosd or Mnemonic.Stosq
                 when _is64 && i.HasRepPrefix && IsPlainString(i):
                 return Step.RepeatString;
-            case Mnemonic.Rdtsc when (_mode & ModeBits.NoTsc) == 0:
+            case Mnemonic.Rdtsc when (_mode & ModeBits.NoTsc) == 0 && _vcpu.Comparison is null: // a value that T0 cannot read again
                 return Step.Rdtsc;
         }
         if (i.Code.IsJccShortOrNear() && i.Op0Kind is OpKind.NearBranch64 or OpKind.NearBranch32)

@@ -128,7 +128,7 @@ internal sealed unsafe partial class Vcpu
             _fetchVersion = FetchVersion;
             _fetchMode = B->Mode & 3;
         }
-        new ReadOnlySpan<byte>(_fetchPage + (linear & 0xFFF), count).CopyTo(new Span<byte>(destination, count));
+        new ReadOnlySpan<byte>(Compared(_fetchPage + (linear & 0xFFF), false), count).CopyTo(new Span<byte>(destination, count));
     }
 
     private void ExecuteCopied(in Instruction instruction, bool x87)

@@ -64,7 +64,23 @@ internal sealed unsafe partial class Vcpu
     }
 
     /// <summary>Counters by name.</summary>
-    internal IReadOnlyDictionary<string, long> Counters() => new Dictionary<string, long>
+    internal IReadOnlyDictionary<string, long> Counters()
+    {
+        Dictionary<string, long> counters = OwnCounters();
+        if (Comparison is { } c)
+        {
+            counters["lockstep blocks compared"] = c.Blocks;
+            counters["lockstep distinct blocks compared"] = c.DistinctBlocks;
+            counters["lockstep instructions compared"] = c.Instructions;
+            counters["lockstep comparisons ended inside the block"] = c.Cut;
+            counters["lockstep comparisons given up"] = c.GivenUp;
+            counters["lockstep comparisons disturbed by a device"] = c.Raced;
+            counters["lockstep divergences"] = c.Divergences;
+        }
+        return counters;
+    }
+
+    private Dictionary<string, long> OwnCounters() => new()
     {
         ["exits"] = Exits,
         ["interrupts"] = InterruptsTaken,
@@ -85,6 +101,7 @@ internal sealed unsafe partial class Vcpu
     {
         Unregister();
         Blocks.Dispose();
+        Comparison?.Dispose();
         NativeMemory.AlignedFree(_secondLevel);
         NativeMemory.AlignedFree(B);
         _wait.Dispose();

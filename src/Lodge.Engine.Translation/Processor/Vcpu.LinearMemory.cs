@@ -254,6 +254,7 @@ internal sealed unsafe partial class Vcpu
     /// <summary>Loads from physical memory that is not RAM, in naturally aligned accesses of 1, 2, 4 or 8 bytes.</summary>
     internal void ReadDevice(ulong physical, Span<byte> data)
     {
+        RefuseWhileComparing();
         while (!data.IsEmpty)
         {
             int size = AlignedSize(physical, data.Length);
@@ -275,6 +276,7 @@ internal sealed unsafe partial class Vcpu
     /// <summary>Stores to physical memory that is not RAM. The local APIC takes aligned doublewords only (11.4.1), other stores to it are dropped.</summary>
     internal void WriteDevice(ulong physical, ReadOnlySpan<byte> data)
     {
+        RefuseWhileComparing();
         while (!data.IsEmpty)
         {
             int size = AlignedSize(physical, data.Length);

@@ -38,7 +38,7 @@ internal sealed unsafe partial class Vcpu
             translation.Writable = translation.User = translation.Executable = true;
             translation.Global = false;
             translation.PageShift = 12;
-            translation.Host = HostAddress(translation.Physical);
+            translation.Host = HostAddress(translation.Physical, access == AccessKind.Write);
             return true;
         }
         for (int attempt = 0; ; attempt++)
@@ -63,7 +63,7 @@ internal sealed unsafe partial class Vcpu
             translation.Global = (result.Leaf & EntryGlobal) != 0 && (B->Cr4 & Cr4Bits.Pge) != 0;
             translation.PageShift = result.Shift;
             translation.Physical = result.Physical;
-            translation.Host = HostAddress(result.Physical);
+            translation.Host = HostAddress(result.Physical, store);
             return true;
         }
     }
@@ -339,6 +339,11 @@ internal sealed unsafe partial class Vcpu
         {
             return true;
         }
+        if (Comparing)
+        {
+            Comparison!.Shadow.NoteMarked(address);
+            pointer = Compared(pointer, true);
+        }
         bool done = narrow
             ? Interlocked.CompareExchange(ref *(uint*)pointer, (uint)replacement, (uint)old) == (uint)old
             : Interlocked.CompareExchange(ref *(ulong*)pointer, replacement, old) == old;
@@ -352,17 +357,17 @@ internal sealed unsafe partial class Vcpu
     // Tables outside RAM read as the bus does where nobody answers: all ones, which has reserved bits set or maps nothing useful. Devices are not asked.
     private ulong ReadEntry(ulong address)
     {
-        byte* pointer = Memory.Pointer(address, 8);
+        byte* pointer = Compared(Memory.Pointer(address, 8), false);
         return pointer == null ? ulong.MaxValue : Volatile.Read(ref *(ulong*)pointer);
     }
 
     private uint ReadEntry32(ulong address)
     {
-        byte* pointer = Memory.Pointer(address, 4);
+        byte* pointer = Compared(Memory.Pointer(address, 4), false);
         return pointer == null ? uint.MaxValue : Volatile.Read(ref *(uint*)pointer);
     }
 
     // The local APIC's page hides RAM under it.
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private byte* HostAddress(ulong physical) => (physical & ~0xFFFUL) == Apic.MemoryBase ? null : Memory.Pointer(physical, 1);
+    private byte* HostAddress(ulong physical, bool store) => (physical & ~0xFFFUL) == Apic.MemoryBase ? null : Compared(Memory.Pointer(physical, 1), store);
 }

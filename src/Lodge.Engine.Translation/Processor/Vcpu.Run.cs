@@ -3,6 +3,7 @@ using System.Runtime.InteropServices;
 using Lodge.Engine.Processor;
 using Lodge.Engine.Translation.Emission;
 using Lodge.Engine.Translation.Execution;
+using Lodge.Engine.Translation.Lockstep;
 
 namespace Lodge.Engine.Translation.Processor;
 
@@ -89,7 +90,16 @@ internal sealed unsafe partial class Vcpu
                     }
                     continue;
                 }
-                RunBlocks();
+                // It lasts one instruction, and only instruction breakpoints, under which no block runs, tell that from no time.
+                B->SystemFlags &= ~ResumeFlag;
+                if (Comparison is null)
+                {
+                    RunBlocks();
+                }
+                else
+                {
+                    RunBlockInLockstep(Comparison);
+                }
             }
         }
         finally
@@ -528,10 +538,20 @@ internal sealed unsafe partial class Vcpu
         {
             ulong expected = block->Rip + length;
             uint mode = block->Mode, fetch = vcpu.FetchVersion, generation = vcpu.Blocks.Generation;
-            vcpu.InterpretOne();
+            if (vcpu.Comparison is { Phase: ComparisonPhase.Translated } comparison)
+            {
+                if (!vcpu.InterpretInsideCompared(comparison))
+                {
+                    return 0;
+                }
+            }
+            else
+            {
+                vcpu.InterpretOne();
+            }
             block->ExitInfo = unchecked((ulong)(long)ExitCode.Resume);
             return block->Rip == expected && block->Mode == mode && vcpu.FetchVersion == fetch && vcpu.Blocks.Generation == generation && block->Activity == 0
-                && block->InterruptShadow == 0 && block->ExitRequest == 0
+                && block->InterruptShadow == 0 && (block->ExitRequest == 0 || vcpu.Comparing)
                 && (block->InterruptPending == 0 || (block->SystemFlags & 0x200) == 0) && vcpu._failure is null && vcpu._debugStop is null ? 1UL : 0;
         }
         catch (Exception failure)

@@ -46,7 +46,7 @@ internal sealed unsafe partial class Vcpu
 
     // A trap flag stops after each element; data breakpoints and alignment checks (CPL 3, CR0.AM, EFLAGS.AC) want to see every element.
     private bool StringBlocksAllowed =>
-        (B->SystemFlags & FlagTf) == 0 && (B->Dr7 & 0xFF) == 0 && !(B->Cpl == 3 && (B->Cr0 & (1UL << 18)) != 0 && (B->SystemFlags & FlagAc) != 0);
+        !Replaying && (B->SystemFlags & FlagTf) == 0 && (B->Dr7 & 0xFF) == 0 && !(B->Cpl == 3 && (B->Cr0 & (1UL << 18)) != 0 && (B->SystemFlags & FlagAc) != 0);
 
     // Number of elements done, 0 when the next one must go the long way. The flags of CMPS and SCAS are those of the last element done.
     private ulong ExecuteBlock(in StringInstruction s, ulong count) => s.Operation switch

@@ -156,7 +156,7 @@ internal sealed unsafe partial class Vcpu
             {
                 return;
             }
-            if (singleStep || _debugStop is not null || ((done > 1 || elements % ElementsPerPoll == 0) && Volatile.Read(ref B->ExitRequest) != 0))
+            if (singleStep || _debugStop is not null || ((done > 1 || elements % ElementsPerPoll == 0) && !Comparing && Volatile.Read(ref B->ExitRequest) != 0))
             {
                 // Interrupted between elements: the instruction starts again with the registers as they are.
                 B->NextRip = B->Rip;

@@ -174,6 +174,16 @@ internal sealed unsafe partial class Vcpu
         }
     }
 
+    // In a comparison of the tiers: so that the first store to each page takes the slow path. The block uses the TLB of its own mode only.
+    private void RevokeFirstLevelWrites()
+    {
+        TlbEntry* first = FirstLevel(TlbMode);
+        for (int i = 0; i < ProcessorBlock.TlbEntries; i++)
+        {
+            first[i].WriteTag = InvalidTag(i);
+        }
+    }
+
     /// <summary>Drops all write permissions (another processor made code of some page).</summary>
     internal void TlbRevokeAllWrites()
     {
@@ -198,6 +208,10 @@ internal sealed unsafe partial class Vcpu
         SecondLevelEntry* entry = SecondLevel(page, mode);
         if (entry->Page == page && (entry->Context == _context || entry->Context == 0) && (entry->Flags >> SecondLevelFlags.ModeShift) == (uint)mode && (entry->Flags & wanted) != 0)
         {
+            if (Comparison is not null && access == AccessKind.Write)
+            {
+                NoteStores(entry->Host);
+            }
             return entry;
         }
         if (!TryWalk(linear, access, mode == 1, out PageTranslation walked, out uint errorCode))
@@ -214,7 +228,7 @@ internal sealed unsafe partial class Vcpu
         }
         entry->Page = page;
         entry->Physical = walked.Physical & ~0xFFFUL;
-        entry->Host = walked.Host == null ? null : walked.Host - (linear & 0xFFF);
+        entry->Host = walked.Host == null ? null : Replaying ? Memory.Pointer(entry->Physical, 1) : walked.Host - (linear & 0xFFF);
         entry->Context = walked.Global ? 0 : _context;
         entry->Flags = flags;
         if (walked.PageShift > 21)
@@ -242,6 +256,10 @@ internal sealed unsafe partial class Vcpu
         }
         if (writable)
         {
+            if (Comparison is not null)
+            {
+                NoteStores(entry->Host);
+            }
             first->WriteTag = page;
         }
         first->Host = (ulong)entry->Host;

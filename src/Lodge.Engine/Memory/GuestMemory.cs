@@ -87,6 +87,9 @@ public sealed unsafe partial class GuestMemory : IDisposable
     /// <summary>Raised (on the writing thread) after a write through this class touched a page flagged <see cref="PageFlags.Code"/>: address, length.</summary>
     public event Action<ulong, ulong>? CodeWritten;
 
+    /// <summary>Raised (on the writing thread) after every write through this class; for comparing engines. Costs nothing without a listener.</summary>
+    public event Action<ulong, ulong>? AnyWritten;
+
     /// <summary>Host address of the first byte of the backing; slot offsets count from here. For engines.</summary>
     public byte* HostBase => _base;
 
@@ -195,6 +198,7 @@ public sealed unsafe partial class GuestMemory : IDisposable
             return;
         }
         Interlocked.MemoryBarrier();
+        AnyWritten?.Invoke(address, length);
         for (ulong page = offset / PageSize; page <= (offset + length - 1) / PageSize; page++)
         {
             if ((_pageFlags[page] & (byte)PageFlags.Code) != 0)

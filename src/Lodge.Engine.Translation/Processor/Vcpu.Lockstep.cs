@@ -1,0 +1,365 @@
+using System.Text;
+using Iced.Intel;
+using Lodge.Engine.Translation.Execution;
+using Lodge.Engine.Translation.Lockstep;
+
+namespace Lodge.Engine.Translation.Processor;
+
+// T0 and T1 in lockstep: one block in T1, then the same instructions in T0 on the memory and registers from before, then the two results are compared.
+// T1's is kept. Instructions that reach out (devices, MSRs, time) end the compared part and are executed once.
+internal sealed unsafe partial class Vcpu
+{
+    /// <summary>Compares the tiers while running; null when off. Set before the first run.</summary>
+    internal TierComparison? Comparison;
+
+    // How T1 left the block, so that T0 knows where to stop.
+    private enum LeftAt
+    {
+        Count,      // after a number of instructions
+        Rip,        // before the instruction at RIP
+        Fault,      // the instruction at RIP raises an exception
+        Device,     // the instruction at RIP reaches a device
+    }
+
+    private bool Comparing => Comparison is { Phase: not ComparisonPhase.None };
+
+    private bool Replaying => Comparison is { Phase: ComparisonPhase.Interpreted };
+
+    // Where C# finds a byte of RAM.
+    [System.Runtime.CompilerServices.MethodImpl(System.Runtime.CompilerServices.MethodImplOptions.AggressiveInlining)]
+    private byte* Compared(byte* host, bool store) => Comparison is null || host == null ? host : ComparedSlowly(host, store);
+
+    private byte* ComparedSlowly(byte* host, bool store)
+    {
+        if (Replaying)
+        {
+            return Comparison!.Shadow.Redirect(host, store);
+        }
+        if (store)
+        {
+            NoteStores(host);
+        }
+        return host;
+    }
+
+    // From now on T1 may store to the page.
+    private void NoteStores(byte* host)
+    {
+        if (host != null && Comparison is { Phase: ComparisonPhase.Translated })
+        {
+            Comparison.Shadow.Keep(host);
+        }
+    }
+
+    private void RefuseWhileComparing()
+    {
+        if (Comparing)
+        {
+            throw new DeviceReached();
+        }
+    }
+
+    // In place of RunBlocks.
+    private void RunBlockInLockstep(TierComparison comparison)
+    {
+        bool careful = comparison.NextIsCareful;
+        comparison.NextIsCareful = false;
+        Block? block = Blocks.Find(B->Rip, out bool interpret, careful);
+        if (block is null)
+        {
+            if (interpret || careful)
+            {
+                InterpretOne();
+            }
+            else
+            {
+                Faults++;
+                Deliver(PendingFault.Vector, PendingFault.ErrorCode, PendingFault.Address);
+            }
+            return;
+        }
+        byte* entry = Blocks.EntryFor(block, FlagState.Packed, false);
+        bool compare = comparison.Wants(block);
+        if (compare)
+        {
+            comparison.Begin();
+            RevokeFirstLevelWrites(); // so that the first store to each page is seen
+            comparison.Before.Take(B);
+            Volatile.Write(ref B->ExitRequest, 1); // so that the block's end does not find the next one in the jump cache
+        }
+        try
+        {
+            B->Running = 1;
+            Interlocked.MemoryBarrier();
+            if (Volatile.Read(ref B->RevokeRequest) != 0)
+            {
+                B->Running = 0;
+                ServeRequests();
+                return;
+            }
+            Blocks.Stubs.Enter(B, entry);
+            Volatile.Write(ref B->Running, 0);
+            Exits++;
+            int code = (int)B->ExitInfo;
+            (LeftAt left, int count) = Settle(code, block);
+            if (_failure is not null)
+            {
+                return;
+            }
+            if (compare && code != ExitCode.Poll)
+            {
+                ulong site = B->ExitSite;
+                var fault = PendingFault;
+                Compare(comparison, block, left, count, HasExactFlags(code, comparison.LeftAtEffect));
+                (B->ExitSite, PendingFault) = (site, fault);
+            }
+            comparison.Phase = ComparisonPhase.None;
+            GoOn(comparison, code, left);
+        }
+        finally
+        {
+            comparison.Phase = ComparisonPhase.None;
+        }
+    }
+
+    // Where arithmetic flags that nothing reads any more may be arbitrary: at the slow path of an access or a host signal in mid-block.
+    private static bool HasExactFlags(int code, bool leftAtEffect) =>
+        leftAtEffect || code is not (ExitCode.Interpret or ExitCode.GuestFault or ExitCode.Careful or ExitCode.HostFault);
+
+    // Makes the processor block the architectural state at the exit.
+    private (LeftAt Left, int Count) Settle(int code, Block block)
+    {
+        int all = block.Instructions;
+        switch (code)
+        {
+            case ExitCode.HostFault:
+                if (!Blocks.TryLocate(B->FaultPc, out _, out ulong rip, out bool flagsInHost))
+                {
+                    throw new EngineFailure($"signal {B->FaultSignal} at {B->FaultPc:x} outside translated code");
+                }
+                B->Rip = rip;
+                if (flagsInHost)
+                {
+                    B->PackedFlags = B->FaultFlags;
+                }
+                return (LeftAt.Rip, all);
+            case ExitCode.GuestFault:
+                return (LeftAt.Fault, all);
+            case ExitCode.DeviceReached:
+                return (LeftAt.Device, all);
+            case ExitCode.Interpret or ExitCode.Careful or ExitCode.Resume:
+                return (LeftAt.Rip, all);
+            case ExitCode.Syscall or ExitCode.Sysret:
+                B->NextRip = B->ExitTarget;
+                try
+                {
+                    if (code == ExitCode.Syscall)
+                    {
+                        EnterSyscall(B->ExitTarget);
+                    }
+                    else
+                    {
+                        LeaveSyscall(true);
+                    }
+                    B->Rip = B->NextRip;
+                    return (LeftAt.Count, all);
+                }
+                catch (GuestFault fault)
+                {
+                    SetPendingFault(fault.Vector, fault.ErrorCode, fault.Address);
+                    return (LeftAt.Fault, all);
+                }
+            case ExitCode.InterpretAt:
+                B->Rip = B->ExitTarget;
+                return (LeftAt.Count, all - 1);
+            case ExitCode.Poll or ExitCode.Indirect:
+                B->Rip = B->ExitTarget;
+                return (LeftAt.Count, all);
+            case ExitCode.Sti:
+                B->Rip = B->ExitTarget;
+                B->InterruptShadow = 1;
+                return (LeftAt.Count, all);
+            default:
+                B->Rip = Blocks.Exits[code].Target;
+                if (Blocks.Exits[code].InterruptShadow)
+                {
+                    B->InterruptShadow = 1;
+                }
+                return (LeftAt.Count, all);
+        }
+    }
+
+    // What the run loop does at such an exit.
+    private void GoOn(TierComparison comparison, int code, LeftAt left)
+    {
+        if (left == LeftAt.Fault)
+        {
+            Faults++;
+            Deliver(PendingFault.Vector, PendingFault.ErrorCode, PendingFault.Address);
+            return;
+        }
+        switch (code)
+        {
+            case ExitCode.HostFault or ExitCode.Interpret or ExitCode.InterpretAt or ExitCode.DeviceReached:
+                InterpretOne();
+                break;
+            case ExitCode.Careful:
+                CarefulBlocks++;
+                Blocks.NoteWindowMiss(B->ExitSite);
+                comparison.NextIsCareful = true;
+                break;
+            case ExitCode.Sti:
+                B->ExitRequest = 1;
+                break;
+            case ExitCode.Indirect when B->ExitRequest == 0:
+                IndirectMisses++;
+                if (Blocks.Find(B->Rip, out _) is { } block && comparison.MayLink(block))
+                {
+                    EnterJump(B->Rip, block);
+                }
+                break;
+            case >= 0 when B->ExitRequest == 0:
+                uint generation = Blocks.Generation;
+                Block source = Blocks.Exits[code].Source;
+                if (Blocks.Find(B->Rip, out _) is { } target && generation == Blocks.Generation && comparison.MayLink(source, target))
+                {
+                    Blocks.Link(code, target);
+                }
+                break;
+        }
+    }
+
+    private void Compare(TierComparison comparison, Block block, LeftAt left, int count, bool exactFlags)
+    {
+        if (comparison.Shadow.Overflowed)
+        {
+            comparison.GivenUp++;
+            return;
+        }
+        SaveX87();
+        comparison.AfterT1.Take(B);
+        (Vector vector, uint? error, ulong address) = PendingFault;
+        comparison.Before.Put(B);
+        UpdateMode();
+        comparison.Phase = ComparisonPhase.Interpreted;
+        string? wrong = Replay(block, left, count, comparison.AfterT1.Registers->Rip, (vector, error, address), out int steps);
+        SaveX87();
+        comparison.AfterT0.Take(B);
+        comparison.AfterT1.Put(B);
+        UpdateMode();
+        comparison.Phase = ComparisonPhase.None;
+        if (comparison.Shadow.Overflowed)
+        {
+            comparison.GivenUp++;
+            return;
+        }
+        wrong += comparison.AfterT1.Difference(comparison.AfterT0, exactFlags);
+        if (comparison.Shadow.Difference() is { } memory)
+        {
+            wrong += "\n" + memory;
+        }
+        if (!string.IsNullOrEmpty(wrong))
+        {
+            if (comparison.DeviceWrote())
+            {
+                comparison.Raced++;
+                return;
+            }
+            comparison.Diverged(Describe(block, left, count, steps, wrong));
+        }
+        comparison.Blocks++;
+        comparison.DistinctBlocks += block.Compared ? 0 : 1;
+        block.Compared = true;
+        comparison.Instructions += steps;
+        comparison.Cut += left == LeftAt.Count && count == block.Instructions ? 0 : 1;
+    }
+
+    // T0 up to where T1 left; what it does otherwise than T1 beyond registers and memory.
+    private string? Replay(Block block, LeftAt left, int count, ulong rip, (Vector Vector, uint? ErrorCode, ulong Address) expected, out int steps)
+    {
+        for (steps = 0; ; steps++)
+        {
+            if ((left == LeftAt.Rip && B->Rip == rip) || (left == LeftAt.Count && steps == count))
+            {
+                return null;
+            }
+            if (steps == count)
+            {
+                return $"\nT1 left at {rip:x} by {left}, which T0 does not reach";
+            }
+            ulong at = B->Rip;
+            try
+            {
+                if (InterpretTentatively() is { } fault)
+                {
+                    bool alike = left == LeftAt.Fault && at == rip && fault.Vector == expected.Vector && fault.ErrorCode == expected.ErrorCode
+                        && (fault.Vector != Vector.PageFault || fault.Address == expected.Address);
+                    return alike ? null : $"\nexception: T0 {fault.Vector} {fault.ErrorCode:x} {fault.Address:x} at {at:x}; T1 {left} {expected.Vector} {expected.ErrorCode:x} {expected.Address:x} at {rip:x}";
+                }
+            }
+            catch (DeviceReached)
+            {
+                return left == LeftAt.Device && at == rip ? null : $"\nT0 reaches a device at {at:x}; T1 left at {rip:x} by {left}";
+            }
+        }
+    }
+
+    // One instruction as InterpretOne executes it, without delivering what it raises.
+    private GuestFault? InterpretTentatively()
+    {
+        B->InterruptShadow = 0;
+        ulong resume = B->SystemFlags & ResumeFlag;
+        try
+        {
+            B->SystemFlags &= ~ResumeFlag;
+            ExecuteOne();
+            return null;
+        }
+        catch (GuestFault fault)
+        {
+            B->SystemFlags |= resume;
+            return fault;
+        }
+    }
+
+    // InterpretInside while a block is being compared: true to go on behind the instruction.
+    private bool InterpretInsideCompared(TierComparison comparison)
+    {
+        Instruction instruction = FetchInstruction();
+        if (!TierComparison.IsRepeatable(instruction))
+        {
+            comparison.LeftAtEffect = true;
+            B->ExitInfo = unchecked((ulong)(long)ExitCode.Interpret);
+            return false;
+        }
+        try
+        {
+            if (InterpretTentatively() is { } fault)
+            {
+                comparison.LeftAtEffect = true;
+                SetPendingFault(fault.Vector, fault.ErrorCode, fault.Address);
+                B->ExitInfo = unchecked((ulong)(long)ExitCode.GuestFault);
+                return false;
+            }
+        }
+        catch (DeviceReached)
+        {
+            comparison.LeftAtEffect = true;
+            B->ExitInfo = unchecked((ulong)(long)ExitCode.DeviceReached);
+            return false;
+        }
+        return true;
+    }
+
+    private string Describe(Block block, LeftAt left, int count, int steps, string wrong)
+    {
+        var text = new StringBuilder();
+        text.Append($"T0 and T1 diverge in the block at {block.Rip:x} (mode {block.Mode:x}, flags in {block.FlagsIn}, {block.Instructions} instructions, execution {block.Executions}), T1 left by {left} after {count}, T0 after {steps}:");
+        byte[] code = new byte[block.Length];
+        if (block.SecondPage == ulong.MaxValue && Memory.TryRead(block.Physical, code))
+        {
+            text.Append("\ncode: ").Append(Convert.ToHexString(code));
+        }
+        return text.Append(wrong).ToString();
+    }
+}
