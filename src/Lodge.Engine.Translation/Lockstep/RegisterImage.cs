@@ -27,6 +27,7 @@ internal sealed unsafe class RegisterImage : IDisposable
         CopyRange(from, to, from->Gpr, &from->ExitRequest);
         CopyRange(from, to, &from->Cpl, &from->Index);
         to->Mxcsr = from->Mxcsr;
+        to->SystemCallMode = from->SystemCallMode;
         CopyRange(from, to, &from->Segment0, &from->Running);
         CopyRange(from, to, from->ExtendedState, from->Windows);
     }
@@ -56,6 +57,7 @@ internal sealed unsafe class RegisterImage : IDisposable
         Check(ref text, "RFLAGS without them", a->SystemFlags, b->SystemFlags);
         Check(ref text, "CPL", a->Cpl, b->Cpl);
         Check(ref text, "mode", a->Mode, b->Mode);
+        Check(ref text, "mode across a system call", a->SystemCallMode, b->SystemCallMode);
         Check(ref text, "MXCSR", a->Mxcsr, b->Mxcsr);
         for (int i = 0; i < 8; i++)
         {

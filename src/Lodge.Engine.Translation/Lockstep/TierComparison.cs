@@ -19,9 +19,10 @@ internal enum ComparisonPhase
 }
 
 /// <summary>
-/// The comparison of T0 with T1 while a guest runs, a switch for development: LODGE_LOCKSTEP=PERIOD[:FIRST[:TOLERATED]]. Of every block the FIRST
-/// executions (3) and every PERIOD-th one are compared; with period 0 only the first ones, and blocks are linked after those. The run fails at the
-/// first divergence, or after TOLERATED ones, which are written to standard error.
+/// The comparison of T0 with T1 while a guest runs, a switch for development: LODGE_LOCKSTEP=[chains:]PERIOD[:FIRST[:TOLERATED]]. Of every block the
+/// FIRST executions (3) and every PERIOD-th one are compared, with period 0 only the first ones. With <c>chains</c> blocks are linked behind the first
+/// ones, and every PERIOD-th time that the run loop enters translated code, all that runs until it leaves again, at the latest when another thread asks it to, is compared.
+/// The run fails at the first divergence, or after TOLERATED ones, which are written to standard error.
 /// </summary>
 internal sealed class TierComparison : IDisposable
 {
@@ -30,15 +31,24 @@ internal sealed class TierComparison : IDisposable
     private readonly long _first = 3;
     private readonly long _tolerated;
     private readonly GuestMemory _memory;
+    private readonly bool _chains;
+    private readonly AutoResetEvent _chainBegins = new(false);
+    private Thread? _stopper;
+    private volatile bool _disposed;
+    private long _entries;
     private int _thread;
     private long _foreignWrites;
 
-    private TierComparison(GuestMemory memory, string setting)
+    /// <summary>Makes one for a processor's guest memory.</summary>
+    /// <exception cref="ArgumentException">The setting is not understood.</exception>
+    public TierComparison(GuestMemory memory, string setting)
     {
-        string[] parts = setting.Split(':');
+        const string Chains = "chains:";
+        _chains = setting.StartsWith(Chains, StringComparison.Ordinal);
+        string[] parts = (_chains ? setting[Chains.Length..] : setting).Split(':');
         if (parts.Length > 3 || !Number(parts[0], out _period) || (parts.Length > 1 && !Number(parts[1], out _first)) || (parts.Length > 2 && !Number(parts[2], out _tolerated)))
         {
-            throw new ArgumentException($"{Variable} is '{setting}', not PERIOD[:FIRST[:TOLERATED]]");
+            throw new ArgumentException($"{Variable} is '{setting}', not [chains:]PERIOD[:FIRST[:TOLERATED]]");
         }
         _memory = memory;
         Shadow = new ShadowMemory(memory);
@@ -60,7 +70,7 @@ internal sealed class TierComparison : IDisposable
     private static bool Number(string text, out long value) => long.TryParse(text, NumberStyles.None, CultureInfo.InvariantCulture, out value);
 
     /// <summary>Counters for <c>--trace</c>.</summary>
-    public long Blocks, DistinctBlocks, Instructions, Cut, GivenUp, Raced, Divergences;
+    public long Blocks, DistinctBlocks, Chains, Instructions, Cut, GivenUp, Raced, Divergences;
 
     /// <summary>What is being done.</summary>
     public ComparisonPhase Phase { get; set; }
@@ -87,11 +97,14 @@ internal sealed class TierComparison : IDisposable
     public bool Wants(Block block)
     {
         long number = ++block.Executions;
-        return number <= _first || (_period != 0 && number % _period == 0);
+        return number <= _first || (!_chains && _period != 0 && number % _period == 0);
     }
 
-    /// <summary>Whether a jump between two blocks may be linked: neither is to be compared any more.</summary>
-    public bool MayLink(Block target) => _period == 0 && target.Executions >= _first;
+    /// <summary>Counts an entry of translated code; true when everything up to the next exit is to be compared.</summary>
+    public bool WantsChain(Block block) => _chains && _period != 0 && block.Executions > _first && ++_entries % _period == 0;
+
+    /// <summary>Whether a jump between two blocks may be linked: neither is to be compared alone any more.</summary>
+    public bool MayLink(Block target) => (_chains || _period == 0) && target.Executions >= _first;
 
     /// <inheritdoc cref="MayLink(Block)"/>
     public bool MayLink(Block source, Block target) => MayLink(source) && MayLink(target);
@@ -104,6 +117,30 @@ internal sealed class TierComparison : IDisposable
         Shadow.Clear();
         LeftAtEffect = false;
         Phase = ComparisonPhase.Translated;
+    }
+
+    /// <summary>Begins the comparison of a chain, which <paramref name="stop"/>, called on another thread, ends soon.</summary>
+    public void BeginChain(Action stop)
+    {
+        Begin();
+        if (_entries / _period % 2 == 0)
+        {
+            stop(); // every other one ends at the first jump backwards or by register
+            return;
+        }
+        if (_stopper is null)
+        {
+            _stopper = new Thread(() =>
+            {
+                while (_chainBegins.WaitOne() && !_disposed)
+                {
+                    stop();
+                }
+            })
+            { IsBackground = true, Name = "end of chain" };
+            _stopper.Start();
+        }
+        _chainBegins.Set();
     }
 
     // Any thread.
@@ -168,9 +205,18 @@ internal sealed class TierComparison : IDisposable
         };
     }
 
+    /// <summary>Whether the tiers may both execute an instruction inside a chain.</summary>
+    public static bool MayFollow(in Instruction instruction) =>
+        IsRepeatable(instruction) || InstructionKinds.Of(instruction) == InstructionKind.Flow && instruction.Mnemonic != Mnemonic.Rdtsc
+        || instruction.Mnemonic is Mnemonic.Syscall or Mnemonic.Sysretq;
+
     /// <inheritdoc/>
     public void Dispose()
     {
+        _disposed = true;
+        _chainBegins.Set();
+        _stopper?.Join();
+        _chainBegins.Dispose();
         _memory.AnyWritten -= NoteWrite;
         Shadow.Dispose();
         Before.Dispose();

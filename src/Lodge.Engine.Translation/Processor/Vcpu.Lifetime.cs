@@ -71,6 +71,7 @@ internal sealed unsafe partial class Vcpu
         {
             counters["lockstep blocks compared"] = c.Blocks;
             counters["lockstep distinct blocks compared"] = c.DistinctBlocks;
+            counters["lockstep chains compared"] = c.Chains;
             counters["lockstep instructions compared"] = c.Instructions;
             counters["lockstep comparisons ended inside the block"] = c.Cut;
             counters["lockstep comparisons given up"] = c.GivenUp;

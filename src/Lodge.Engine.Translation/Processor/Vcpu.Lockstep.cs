@@ -21,6 +21,9 @@ internal sealed unsafe partial class Vcpu
         Device,     // the instruction at RIP reaches a device
     }
 
+    // Instructions of T0 in a chain before it is given up.
+    private const int MaximumChain = 1 << 18;
+
     private bool Comparing => Comparison is { Phase: not ComparisonPhase.None };
 
     private bool Replaying => Comparison is { Phase: ComparisonPhase.Interpreted };
@@ -79,13 +82,19 @@ internal sealed unsafe partial class Vcpu
             return;
         }
         byte* entry = Blocks.EntryFor(block, FlagState.Packed, false);
-        bool compare = comparison.Wants(block);
+        bool compare = comparison.Wants(block), chain = !compare && comparison.WantsChain(block);
         if (compare)
         {
             comparison.Begin();
             RevokeFirstLevelWrites(); // so that the first store to each page is seen
             comparison.Before.Take(B);
             Volatile.Write(ref B->ExitRequest, 1); // so that the block's end does not find the next one in the jump cache
+        }
+        else if (chain)
+        {
+            comparison.BeginChain(() => Volatile.Write(ref B->ExitRequest, 1));
+            RevokeFirstLevelWrites();
+            comparison.Before.Take(B);
         }
         try
         {
@@ -106,11 +115,12 @@ internal sealed unsafe partial class Vcpu
             {
                 return;
             }
-            if (compare && code != ExitCode.Poll)
+            if (chain || (compare && code != ExitCode.Poll))
             {
                 ulong site = B->ExitSite;
                 var fault = PendingFault;
-                Compare(comparison, block, left, count, HasExactFlags(code, comparison.LeftAtEffect));
+                bool exactFlags = HasExactFlags(code, comparison.LeftAtEffect);
+                Compare(comparison, block, left, chain ? MaximumChain : count, chain, exactFlags);
                 (B->ExitSite, PendingFault) = (site, fault);
             }
             comparison.Phase = ComparisonPhase.None;
@@ -122,9 +132,14 @@ internal sealed unsafe partial class Vcpu
         }
     }
 
-    // Where arithmetic flags that nothing reads any more may be arbitrary: at the slow path of an access or a host signal in mid-block.
-    private static bool HasExactFlags(int code, bool leftAtEffect) =>
-        leftAtEffect || code is not (ExitCode.Interpret or ExitCode.GuestFault or ExitCode.Careful or ExitCode.HostFault);
+    // Where arithmetic flags that nothing reads any more may be arbitrary: at the slow path of an access or a host signal in mid-block, and at the poll
+    // of a block that overwrites them.
+    private bool HasExactFlags(int code, bool leftAtEffect) => code switch
+    {
+        ExitCode.Interpret or ExitCode.GuestFault or ExitCode.Careful or ExitCode.HostFault => leftAtEffect,
+        ExitCode.Poll => Blocks.Find(B->Rip, out _) is not { FlagsIn: FlagState.Dead },
+        _ => true,
+    };
 
     // Makes the processor block the architectural state at the exit.
     private (LeftAt Left, int Count) Settle(int code, Block block)
@@ -229,7 +244,7 @@ internal sealed unsafe partial class Vcpu
         }
     }
 
-    private void Compare(TierComparison comparison, Block block, LeftAt left, int count, bool exactFlags)
+    private void Compare(TierComparison comparison, Block block, LeftAt left, int count, bool chain, bool exactFlags)
     {
         if (comparison.Shadow.Overflowed)
         {
@@ -242,13 +257,17 @@ internal sealed unsafe partial class Vcpu
         comparison.Before.Put(B);
         UpdateMode();
         comparison.Phase = ComparisonPhase.Interpreted;
-        string? wrong = Replay(block, left, count, comparison.AfterT1.Registers->Rip, (vector, error, address), out int steps);
+        ulong rip = comparison.AfterT1.Registers->Rip;
+        int steps;
+        string? wrong = chain
+            ? ReplayChain(comparison, left, rip, (vector, error, address), exactFlags, out steps)
+            : Replay(left, count, rip, (vector, error, address), out steps);
         SaveX87();
         comparison.AfterT0.Take(B);
         comparison.AfterT1.Put(B);
         UpdateMode();
         comparison.Phase = ComparisonPhase.None;
-        if (comparison.Shadow.Overflowed)
+        if (comparison.Shadow.Overflowed || steps == MaximumChain)
         {
             comparison.GivenUp++;
             return;
@@ -267,15 +286,20 @@ internal sealed unsafe partial class Vcpu
             }
             comparison.Diverged(Describe(block, left, count, steps, wrong));
         }
+        comparison.Instructions += steps;
+        if (chain)
+        {
+            comparison.Chains++;
+            return;
+        }
         comparison.Blocks++;
         comparison.DistinctBlocks += block.Compared ? 0 : 1;
         block.Compared = true;
-        comparison.Instructions += steps;
         comparison.Cut += left == LeftAt.Count && count == block.Instructions ? 0 : 1;
     }
 
     // T0 up to where T1 left; what it does otherwise than T1 beyond registers and memory.
-    private string? Replay(Block block, LeftAt left, int count, ulong rip, (Vector Vector, uint? ErrorCode, ulong Address) expected, out int steps)
+    private string? Replay(LeftAt left, int count, ulong rip, (Vector Vector, uint? ErrorCode, ulong Address) expected, out int steps)
     {
         for (steps = 0; ; steps++)
         {
@@ -287,21 +311,66 @@ internal sealed unsafe partial class Vcpu
             {
                 return $"\nT1 left at {rip:x} by {left}, which T0 does not reach";
             }
-            ulong at = B->Rip;
-            try
+            if (Step(left, rip, expected, out string? wrong))
             {
-                if (InterpretTentatively() is { } fault)
-                {
-                    bool alike = left == LeftAt.Fault && at == rip && fault.Vector == expected.Vector && fault.ErrorCode == expected.ErrorCode
-                        && (fault.Vector != Vector.PageFault || fault.Address == expected.Address);
-                    return alike ? null : $"\nexception: T0 {fault.Vector} {fault.ErrorCode:x} {fault.Address:x} at {at:x}; T1 {left} {expected.Vector} {expected.ErrorCode:x} {expected.Address:x} at {rip:x}";
-                }
-            }
-            catch (DeviceReached)
-            {
-                return left == LeftAt.Device && at == rip ? null : $"\nT0 reaches a device at {at:x}; T1 left at {rip:x} by {left}";
+                return wrong;
             }
         }
+    }
+
+    // The same for a chain of blocks, whose number of instructions is not known: T0 runs until it is in the state in which T1 left.
+    private string? ReplayChain(TierComparison comparison, LeftAt left, ulong rip, (Vector Vector, uint? ErrorCode, ulong Address) expected, bool exactFlags, out int steps)
+    {
+        for (steps = 0; steps < MaximumChain; steps++)
+        {
+            if (B->Rip == rip && left is LeftAt.Rip or LeftAt.Count && new ReadOnlySpan<ulong>(B->Gpr, 16).SequenceEqual(new ReadOnlySpan<ulong>(comparison.AfterT1.Registers->Gpr, 16)))
+            {
+                SaveX87();
+                comparison.AfterT0.Take(B);
+                if (comparison.AfterT1.Difference(comparison.AfterT0, exactFlags) is null && comparison.Shadow.Difference() is null)
+                {
+                    return null;
+                }
+            }
+            try
+            {
+                if (!TierComparison.MayFollow(FetchInstruction()))
+                {
+                    return $"\nT0 at {B->Rip:x} is not where T1 left, at {rip:x} by {left}";
+                }
+            }
+            catch (GuestFault)
+            {
+                // Raised again below.
+            }
+            if (Step(left, rip, expected, out string? wrong))
+            {
+                return wrong;
+            }
+        }
+        return null;
+    }
+
+    // One instruction of T0. True at its end: it faulted or reached a device, as T1 did, or there is something wrong.
+    private bool Step(LeftAt left, ulong rip, (Vector Vector, uint? ErrorCode, ulong Address) expected, out string? wrong)
+    {
+        ulong at = B->Rip;
+        wrong = null;
+        try
+        {
+            if (InterpretTentatively() is not { } fault)
+            {
+                return false;
+            }
+            bool alike = left == LeftAt.Fault && at == rip && fault.Vector == expected.Vector && fault.ErrorCode == expected.ErrorCode
+                && (fault.Vector != Vector.PageFault || fault.Address == expected.Address);
+            wrong = alike ? null : $"\nexception: T0 {fault.Vector} {fault.ErrorCode:x} {fault.Address:x} at {at:x}; T1 {left} {expected.Vector} {expected.ErrorCode:x} {expected.Address:x} at {rip:x}";
+        }
+        catch (DeviceReached)
+        {
+            wrong = left == LeftAt.Device && at == rip ? null : $"\nT0 reaches a device at {at:x}; T1 left at {rip:x} by {left}";
+        }
+        return true;
     }
 
     // One instruction as InterpretOne executes it, without delivering what it raises.

@@ -174,13 +174,13 @@ internal sealed unsafe partial class Vcpu
         }
     }
 
-    // In a comparison of the tiers: so that the first store to each page takes the slow path. The block uses the TLB of its own mode only.
+    // In a comparison of the tiers: so that the first store to each page takes the slow path.
     private void RevokeFirstLevelWrites()
     {
-        TlbEntry* first = FirstLevel(TlbMode);
-        for (int i = 0; i < ProcessorBlock.TlbEntries; i++)
+        TlbEntry* first = (TlbEntry*)B->Tlb;
+        for (int i = 0; i < ProcessorBlock.TlbModes * ProcessorBlock.TlbEntries; i++)
         {
-            first[i].WriteTag = InvalidTag(i);
+            first[i].WriteTag = InvalidTag(i & (ProcessorBlock.TlbEntries - 1));
         }
     }
 
