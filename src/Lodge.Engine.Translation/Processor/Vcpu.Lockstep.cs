@@ -21,7 +21,7 @@ internal sealed unsafe partial class Vcpu
         Device,     // the instruction at RIP reaches a device
     }
 
-    // Instructions of T0 in a chain before it is given up.
+    // Instructions of T0 in a chain before it is given up, when T1 may have executed so many (8 a tick of the TSC are beyond any processor).
     private const int MaximumChain = 1 << 18;
 
     private bool Comparing => Comparison is { Phase: not ComparisonPhase.None };
@@ -106,7 +106,9 @@ internal sealed unsafe partial class Vcpu
                 ServeRequests();
                 return;
             }
+            ulong ticks = ReadTsc();
             Blocks.Stubs.Enter(B, entry);
+            ticks = ReadTsc() - ticks;
             Volatile.Write(ref B->Running, 0);
             Exits++;
             int code = (int)B->ExitInfo;
@@ -120,7 +122,7 @@ internal sealed unsafe partial class Vcpu
                 ulong site = B->ExitSite;
                 var fault = PendingFault;
                 bool exactFlags = HasExactFlags(code, comparison.LeftAtEffect);
-                Compare(comparison, block, left, chain ? MaximumChain : count, chain, exactFlags);
+                Compare(comparison, block, left, chain ? (int)Math.Min(MaximumChain, 1000 + (8 * ticks)) : count, chain, exactFlags);
                 (B->ExitSite, PendingFault) = (site, fault);
             }
             comparison.Phase = ComparisonPhase.None;
@@ -260,7 +262,7 @@ internal sealed unsafe partial class Vcpu
         ulong rip = comparison.AfterT1.Registers->Rip;
         int steps;
         string? wrong = chain
-            ? ReplayChain(comparison, left, rip, (vector, error, address), exactFlags, out steps)
+            ? ReplayChain(comparison, left, count, rip, (vector, error, address), exactFlags, out steps)
             : Replay(left, count, rip, (vector, error, address), out steps);
         SaveX87();
         comparison.AfterT0.Take(B);
@@ -319,9 +321,9 @@ internal sealed unsafe partial class Vcpu
     }
 
     // The same for a chain of blocks, whose number of instructions is not known: T0 runs until it is in the state in which T1 left.
-    private string? ReplayChain(TierComparison comparison, LeftAt left, ulong rip, (Vector Vector, uint? ErrorCode, ulong Address) expected, bool exactFlags, out int steps)
+    private string? ReplayChain(TierComparison comparison, LeftAt left, int limit, ulong rip, (Vector Vector, uint? ErrorCode, ulong Address) expected, bool exactFlags, out int steps)
     {
-        for (steps = 0; steps < MaximumChain; steps++)
+        for (steps = 0; steps < limit; steps++)
         {
             if (B->Rip == rip && left is LeftAt.Rip or LeftAt.Count && new ReadOnlySpan<ulong>(B->Gpr, 16).SequenceEqual(new ReadOnlySpan<ulong>(comparison.AfterT1.Registers->Gpr, 16)))
             {
@@ -348,7 +350,7 @@ internal sealed unsafe partial class Vcpu
                 return wrong;
             }
         }
-        return null;
+        return $"\nT0 is not within {limit} instructions where T1 left, at {rip:x} by {left}";
     }
 
     // One instruction of T0. True at its end: it faulted or reached a device, as T1 did, or there is something wrong.
