@@ -1,0 +1,190 @@
+using System.Formats.Tar;
+using System.Text;
+using Lodge.Management.Host;
+
+namespace Lodge.Management.Images;
+
+/// <summary>What a built image has.</summary>
+/// <param name="Suite">Debian suite by codename or class, for example <c>bookworm</c>.</param>
+/// <param name="Mirror">Address of the package mirror, or null for what mmdebstrap takes from the host.</param>
+/// <param name="Size">Size of the disk in bytes.</param>
+/// <param name="Packages">Packages besides the usual ones.</param>
+/// <param name="CloudInit">Whether cloud-init is in it.</param>
+public sealed record DebianBuildOptions(string Suite, string? Mirror, long Size, IReadOnlyList<string> Packages, bool CloudInit);
+
+/// <summary>
+/// Makes a Debian disk from packages: mmdebstrap resolves and unpacks them, mke2fs writes the file system, both without root where the host allows user
+/// namespaces. The disk is one ext4 file system without partitions; kernel and initial RAM disk are kept beside it.
+/// </summary>
+public sealed class DebianBuilder(Action<string> step)
+{
+    /// <summary>The suite of <c>debian</c> without a tag.</summary>
+    public const string DefaultSuite = "bookworm";
+
+    /// <summary>Size of the disk when none is given, in bytes; the file is sparse.</summary>
+    public const long DefaultSize = 8L << 30;
+
+    private static readonly string[] Packages =
+    [
+        "systemd", "systemd-sysv", "libpam-systemd", "dbus", "udev", "kmod", "login", "passwd", "linux-image-cloud-amd64", "qemu-guest-agent",
+        "iproute2", "iputils-ping", "netbase", "ca-certificates", "procps", "e2fsprogs", "less", "nano", "sudo",
+    ];
+
+    /// <summary>Builds into <paramref name="folder"/>: <c>disk.raw</c>, <c>vmlinuz</c>, <c>initrd.img</c>.</summary>
+    /// <exception cref="ManagementException">A program is missing or fails; the message names the package or the program's own words.</exception>
+    public ImageManifest Build(ImageName name, DebianBuildOptions options, string folder)
+    {
+        HostProgram.Require("mmdebstrap", "mmdebstrap");
+        HostProgram.Require("mke2fs", "e2fsprogs");
+        bool root = Environment.IsPrivilegedProcess;
+        if (!root)
+        {
+            RequireUserNamespaces();
+        }
+
+        string work = Path.Combine(folder, "work");
+        Directory.CreateDirectory(work);
+        string overlay = Path.Combine(work, "overlay.tar");
+        WriteOverlay(overlay);
+        string tree = Path.Combine(work, "root.tar");
+        step($"Installing the packages of Debian {options.Suite}");
+        Install(options, overlay, tree, work, root);
+        step("Writing the disk");
+        string disk = Path.Combine(folder, "disk.raw");
+        WriteDisk(tree, disk, options.Size, work, root);
+        (string release, bool builtIn) = TakeKernel(work, folder);
+        Directory.Delete(work, recursive: true);
+        return new ImageManifest
+        {
+            Name = name.Name,
+            Tag = name.Tag,
+            Description = $"Debian {options.Suite}, Linux {release}",
+            Source = $"built from packages ({options.Suite})",
+            Created = DateTimeOffset.UtcNow,
+            Disk = "disk.raw",
+            Format = "raw",
+            VirtualSize = options.Size,
+            Kernel = "vmlinuz",
+            Initrd = "initrd.img",
+            Root = "{disk}",
+            CommandLine = "rw rootfstype=ext4",
+            BootsWithoutInitrd = builtIn,
+            HasCommandService = true,
+        };
+    }
+
+    private static void RequireUserNamespaces()
+    {
+        HostProgram.Require("unshare", "util-linux");
+        HostProgram.Require("newuidmap", "uidmap");
+        (int status, string error) = HostProgram.Run("unshare", ["--map-root-user", "--map-auto", "--", "true"]);
+        if (status != 0)
+        {
+            throw new ManagementException(
+                $"this host does not let user '{Environment.UserName}' make a Debian image: {error}; it needs user namespaces (sysctl kernel.unprivileged_userns_clone=1) and a range in /etc/subuid and /etc/subgid, or run as root");
+        }
+    }
+
+    private static void Install(DebianBuildOptions options, string overlay, string tree, string work, bool root)
+    {
+        List<string> packages = [.. Packages, .. options.Packages];
+        // bookworm split these off systemd; older suites have them inside.
+        packages.AddRange(options.Suite is "bullseye" or "oldoldstable" ? [] : ["systemd-resolved", "systemd-timesyncd"]);
+        if (options.CloudInit)
+        {
+            packages.Add("cloud-init");
+        }
+        List<string> arguments =
+        [
+            root ? "--mode=root" : "--mode=unshare",
+            "--format=tar",
+            "--variant=minbase",
+            "--architectures=amd64",
+            "--include=" + string.Join(',', packages),
+            "--dpkgopt=path-exclude=/usr/share/man/*",
+            "--dpkgopt=path-exclude=/usr/share/locale/*",
+            "--dpkgopt=path-exclude=/usr/share/doc/*",
+            "--dpkgopt=path-include=/usr/share/doc/*/copyright",
+            $"--customize-hook=tar-in {Quote(overlay)} /",
+            "--customize-hook=chroot \"$1\" systemctl enable --quiet lodge-command.service systemd-networkd.service systemd-resolved.service",
+            "--customize-hook=chroot \"$1\" passwd --quiet --delete root",
+            "--customize-hook=: >\"$1/etc/machine-id\"; rm -f \"$1/etc/hostname\" \"$1/etc/resolv.conf\"; echo debian >\"$1/etc/hostname\"",
+            "--customize-hook=ln -s ../run/systemd/resolve/stub-resolv.conf \"$1/etc/resolv.conf\"",
+            $"--customize-hook=copy-out /boot {Quote(work)}",
+            options.Suite,
+            tree,
+        ];
+        if (options.Mirror is { } mirror)
+        {
+            arguments.Add(mirror);
+        }
+        (int status, string error) = HostProgram.Run("mmdebstrap", arguments, errorLine: line => line.StartsWith("E:", StringComparison.Ordinal));
+        if (status != 0)
+        {
+            throw new ManagementException($"Debian '{options.Suite}' cannot be installed: {error}");
+        }
+    }
+
+    private static void WriteDisk(string tree, string disk, long size, string work, bool root)
+    {
+        string unpacked = Path.Combine(work, "tree");
+        // One shell inside the namespace, so that the tree's owners mean the same to tar, to mke2fs and to the removal.
+        const string Script = "mkdir \"$2\" && tar --extract --numeric-owner --xattrs --xattrs-include='*' --file \"$1\" --directory \"$2\" && rm \"$1\" && "
+            + "mke2fs -q -F -t ext4 -L root -E lazy_itable_init=1,lazy_journal_init=1 -d \"$2\" \"$3\" \"$4\"; status=$?; rm -rf \"$2\"; exit $status";
+        string[] command = ["sh", "-c", Script, "sh", tree, unpacked, disk, $"{size >> 10}k"];
+        if (!root)
+        {
+            command = ["unshare", "--map-root-user", "--map-auto", "--", .. command];
+        }
+        (int status, string error) = HostProgram.Run(command[0], command[1..]);
+        if (status != 0)
+        {
+            throw new ManagementException($"the disk cannot be written: {error}");
+        }
+    }
+
+    /// <summary>Keeps the newest kernel, its initial RAM disk, and whether it reaches its root file system on NVMe alone.</summary>
+    private static (string Release, bool BuiltIn) TakeKernel(string work, string folder)
+    {
+        string boot = Path.Combine(work, "boot");
+        string kernel = Directory.EnumerateFiles(boot, "vmlinuz-*").OrderBy(path => path, StringComparer.Ordinal).LastOrDefault()
+            ?? throw new ManagementException("the packages brought no kernel (boot/vmlinuz-*)");
+        string release = Path.GetFileName(kernel)["vmlinuz-".Length..];
+        File.Move(kernel, Path.Combine(folder, "vmlinuz"));
+        File.Move(Path.Combine(boot, "initrd.img-" + release), Path.Combine(folder, "initrd.img"));
+        string[] configuration = File.ReadAllLines(Path.Combine(boot, "config-" + release));
+        return (release, configuration.Contains("CONFIG_BLK_DEV_NVME=y") && configuration.Contains("CONFIG_EXT4_FS=y"));
+    }
+
+    /// <summary>The files that Lodge adds, as a tar archive.</summary>
+    private static void WriteOverlay(string path)
+    {
+        using TarWriter tar = new(File.Create(path), TarEntryFormat.Pax, leaveOpen: false);
+        foreach (string name in typeof(DebianBuilder).Assembly.GetManifestResourceNames().Order(StringComparer.Ordinal))
+        {
+            Add(tar, name, typeof(DebianBuilder).Assembly.GetManifestResourceStream(name)!, name == "usr/lib/lodge/command");
+        }
+        Add(tar, "etc/fstab", Text("LABEL=root / ext4 defaults,x-systemd.growfs 0 1\n"), false);
+        Add(tar, "etc/issue", Text("Debian GNU/Linux \\n \\l (log in as root; there is no password)\n\n"), false);
+        Add(tar, "etc/modules-load.d/lodge.conf", Text("virtio_console\nvirtio_rng\nvirtio_balloon\n"), false);
+        const string Login = "[Service]\nExecStart=\nExecStart=-/sbin/agetty --autologin root --noclear --keep-baud 115200,57600,38400,9600 - $TERM\n";
+        Add(tar, "etc/systemd/system/serial-getty@hvc0.service.d/lodge.conf", Text(Login), false);
+        Add(tar, "etc/systemd/system/serial-getty@ttyS0.service.d/lodge.conf", Text(Login), false);
+    }
+
+    private static void Add(TarWriter tar, string name, Stream contents, bool executable)
+    {
+        using (contents)
+        {
+            tar.WriteEntry(new PaxTarEntry(TarEntryType.RegularFile, "./" + name)
+            {
+                DataStream = contents,
+                Mode = (UnixFileMode)Convert.ToInt32(executable ? "755" : "644", 8),
+            });
+        }
+    }
+
+    private static MemoryStream Text(string text) => new(Encoding.UTF8.GetBytes(text));
+
+    private static string Quote(string path) => "'" + path.Replace("'", "'\\''", StringComparison.Ordinal) + "'";
+}
