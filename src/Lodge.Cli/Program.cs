@@ -4,6 +4,8 @@ using System.CommandLine.Parsing;
 using Lodge.Cli.Console;
 using Lodge.Cli.Image;
 using Lodge.Cli.Run;
+using Lodge.Management;
+using Lodge.Storage.Disks;
 
 namespace Lodge.Cli;
 
@@ -45,6 +47,12 @@ internal static class Program
             Terminal.Leave();
             HostFile.Error($"lodge: {OneLine(e.Message)}");
             return e.Status;
+        }
+        catch (Exception e) when (e is ManagementException or DiskException)
+        {
+            Terminal.Leave();
+            HostFile.Error($"lodge: {OneLine(e.Message)}");
+            return ExitStatus.CannotStart;
         }
         catch (Exception e)
         {

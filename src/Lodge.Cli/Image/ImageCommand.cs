@@ -1,4 +1,5 @@
 using System.CommandLine;
+using Lodge.Cli.Image.Store;
 
 namespace Lodge.Cli.Image;
 
@@ -14,6 +15,7 @@ internal static class ImageCommand
           lodge image create -f qcow2 -b base.qcow2 -F qcow2 overlay.qcow2
           lodge image convert -O vmdk disk.qcow2 disk.vmdk
           lodge image info --json disk.qcow2
+          lodge image build debian:trixie
 
         Each verb has its own: lodge image convert --help
 
@@ -42,6 +44,11 @@ internal static class ImageCommand
 
             // Over the network
             ServeCommand.Create(),
+
+            // The local store
+            ListCommand.Create(),
+            BuildCommand.Create(),
+            RemoveCommand.Create(),
         };
         ImageManual.AddTo(group, Manual);
         return group;

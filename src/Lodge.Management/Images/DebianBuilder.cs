@@ -101,6 +101,7 @@ public sealed class DebianBuilder(Action<string> step)
             "--variant=minbase",
             "--architectures=amd64",
             "--include=" + string.Join(',', packages),
+            "--dpkgopt=force-unsafe-io",
             "--dpkgopt=path-exclude=/usr/share/man/*",
             "--dpkgopt=path-exclude=/usr/share/locale/*",
             "--dpkgopt=path-exclude=/usr/share/doc/*",

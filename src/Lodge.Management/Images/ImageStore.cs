@@ -63,7 +63,7 @@ public sealed class ImageStore(string folder)
             HostSystemCalls.TryLock(claim, exclusive: true);
             ImageManifest manifest = await make(work).ConfigureAwait(false);
             AtomicFile.Write(Path.Combine(work, ManifestFile), JsonSerializer.Serialize(manifest, ImageJson.Default.ImageManifest) + "\n");
-            foreach (string made in Directory.EnumerateFiles(work))
+            foreach (string made in Directory.EnumerateFiles(work).Where(file => Path.GetFileName(file) != ".lock"))
             {
                 using SafeFileHandle handle = File.OpenHandle(made, FileMode.Open, FileAccess.Write, FileShare.ReadWrite);
                 RandomAccess.FlushToDisk(handle);
