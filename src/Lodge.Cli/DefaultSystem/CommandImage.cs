@@ -61,6 +61,24 @@ internal static class CommandImage
         return archive.ToArray();
     }
 
+    /// <summary>What the command service of a stored image reads from its port: assignments, an empty line, and a script.</summary>
+    public static byte[] Text(CommandMode mode, string endMark, string terminalType, IReadOnlyList<byte[]> command, bool powerOff)
+    {
+        using MemoryStream text = new();
+        Assign(text, "mode", mode.ToString().ToLowerInvariant());
+        Assign(text, "mark", endMark);
+        Assign(text, "power", powerOff ? "off" : "");
+        Assign(text, "TERM", terminalType);
+        text.Write("export TERM\n\nunset mode mark power\nexec"u8);
+        foreach (byte[] word in command)
+        {
+            text.WriteByte((byte)' ');
+            Quote(text, word);
+        }
+        text.WriteByte((byte)'\n');
+        return text.ToArray();
+    }
+
     /// <summary>The last words of this process's own command line, as bytes (they need not be UTF-8, as .NET's strings suppose).</summary>
     public static IReadOnlyList<byte[]> LastWords(IReadOnlyList<string> words)
     {

@@ -13,12 +13,15 @@ internal static class RunCommand
     private const string About = "Run a virtual machine in the foreground";
 
     private const string Manual = """
-        Without --kernel it is a small default system (Debian's cloud kernel and busybox), fetched once through apt and kept in ~/.cache/lodge: a
+        With IMAGE it is a machine with that system (see 'lodge image list'; debian is built on first use). Without IMAGE and --kernel it is a small default system (Debian's cloud kernel and busybox), fetched once through apt and kept in ~/.cache/lodge: a
         shell on the terminal, or CMD, whose input, output and exit status become this command's. Ctrl-] leaves the machine.
 
         Examples:
           lodge run                                   a shell in a fresh machine
           lodge run -- uname -a                       run one command
+          lodge run debian                            a whole Debian with systemd; its disk is thrown away at the end
+          lodge run debian -- systemctl is-system-running --wait
+          lodge run debian:trixie --name web --keep   the same with a disk that is kept
           echo hi | lodge run --cpus 4 -- sh -c 'cat; nproc'
           lodge run --memory 2G --kernel vmlinuz --initrd initrd.img --append console=ttyS0
           lodge run --kernel vmlinux --append console=ttyS0 --gdb :1234
@@ -67,10 +70,16 @@ internal static class RunCommand
         Option<bool> trace = new("--trace") { Description = "Tell at the end what the guest did: exits, interrupts, faults, translated blocks" };
         Option<bool> verbose = new("--verbose") { Description = "Show the default system's boot messages" };
 
-        Command command = new("run", About) { kernel, initrd, append, memory, processors, cpu, disk, engine, name, gdb, debugExit, timeout, trace, verbose };
+        Argument<string?> image = new("IMAGE") { Description = "Stored image to run, for example debian or debian:trixie; none is the default system", Arity = ArgumentArity.ZeroOrOne };
+        Option<bool> keep = new("--keep") { Description = "Keep the machine's disk under its --name; the next run with it goes on where this ended" };
+
+        Command command = new("run", About) { image, keep, kernel, initrd, append, memory, processors, cpu, disk, engine, name, gdb, debugExit, timeout, trace, verbose };
         command.Add(new HelpOption { Action = new ManualAction() });
         command.SetAction(parsed => run(new RunOptions
         {
+            Image = Checked(parsed.GetValue(image), parsed.GetValue(kernel), parsed.GetValue(initrd), parsed.GetValue(keep), parsed.GetResult(name) is not null),
+            Keep = parsed.GetValue(keep),
+            MemoryGiven = parsed.GetResult(memory) is not null,
             Kernel = parsed.GetValue(kernel),
             Initrd = parsed.GetValue(initrd),
             Append = parsed.GetValue(append) ?? "",
@@ -89,6 +98,19 @@ internal static class RunCommand
             Command = Checked(commandWords, parsed.GetValue(kernel), parsed.GetValue(initrd)),
         }));
         return command;
+    }
+
+    private static string? Checked(string? image, string? kernel, string? initrd, bool keep, bool named)
+    {
+        if (image is not null && (kernel ?? initrd) is { } other)
+        {
+            throw new LodgeException($"image '{image}' has a kernel of its own and cannot be given with '{other}'; leave one of them out", ExitStatus.Usage);
+        }
+        if (keep && (image is null || !named))
+        {
+            throw new LodgeException("--keep keeps the disk of an image's machine under its name; write for example: lodge run debian --name web --keep", ExitStatus.Usage);
+        }
+        return image;
     }
 
     private static IReadOnlyList<string> Checked(IReadOnlyList<string>? words, string? kernel, string? initrd)

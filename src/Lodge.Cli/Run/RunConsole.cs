@@ -12,7 +12,7 @@ namespace Lodge.Cli.Run;
 internal sealed class RunConsole : IDisposable
 {
     /// <summary>Names of the ports in the guest (<c>/sys/class/virtio-ports/*/name</c>).</summary>
-    public const string ControlName = "lodge.control", InputName = "lodge.stdin", OutputName = "lodge.stdout", ErrorName = "lodge.stderr";
+    public const string ControlName = "lodge.control", InputName = "lodge.stdin", OutputName = "lodge.stdout", ErrorName = "lodge.stderr", CommandName = "lodge.command";
 
     private readonly RunEnd _end;
     private readonly List<OutputPort> _outputs = [];
@@ -20,6 +20,7 @@ internal sealed class RunConsole : IDisposable
     private readonly InputPort? _input;
     private readonly bool _interactive;
     private readonly bool _isCommand;
+    private readonly bool _waitsForPowerOff;
 
     /// <summary>Makes the backends.</summary>
     public RunConsole(RunPlan plan, bool verbose, RunEnd end)
@@ -43,6 +44,7 @@ internal sealed class RunConsole : IDisposable
                 }
                 return true;
             });
+            _waitsForPowerOff = plan.SystemDisk?.KeptName is not null;
             if (plan.Mode == CommandMode.Pipe)
             {
                 OutputPort output = Standard(HostFile.StandardOutput, plan.EndMark);
@@ -57,6 +59,10 @@ internal sealed class RunConsole : IDisposable
                 HostConsole = _input;
                 Ports = [(ControlName, Control()), (InputName, Output(_ => true)), (OutputName, Output(_ => true)), (ErrorName, Output(_ => true))];
             }
+        }
+        if (plan.Command is { } text)
+        {
+            Ports = [.. Ports, (CommandName, new TextPort(text))];
         }
         if (_interactive && _input is not null)
         {
@@ -81,6 +87,9 @@ internal sealed class RunConsole : IDisposable
 
     /// <summary>Whether the command or shell told its status.</summary>
     public bool CommandEnded { get; private set; }
+
+    /// <summary>The status that the command told, or null.</summary>
+    public int? CommandStatus { get; private set; }
 
     /// <summary>Whether the run ends with a command's end (and not with power-off).</summary>
     public bool AwaitsCommand => _isCommand;
@@ -155,13 +164,17 @@ internal sealed class RunConsole : IDisposable
     private ControlPort Control(params WaitHandle[] streams) => new(status =>
     {
         CommandEnded = true;
+        CommandStatus = status;
         Thread waiter = new(() =>
         {
             foreach (WaitHandle stream in streams)
             {
                 stream.WaitOne();
             }
-            _end.Finish(status, null);
+            if (!_waitsForPowerOff)
+            {
+                _end.Finish(status, null);
+            }
         })
         { IsBackground = true, Name = "command end" };
         waiter.Start();

@@ -21,6 +21,12 @@ internal sealed record RunPlan(
     bool Interactive,
     byte[] EndMark)
 {
+    /// <summary>The disk of a stored image, or null.</summary>
+    public SystemDisk? SystemDisk { get; init; }
+
+    /// <summary>What the command service of a stored image is told; null for the default system and for a login.</summary>
+    public byte[]? Command { get; init; }
+
     /// <summary>Makes the plan, fetching the default system when it is needed and not there.</summary>
     /// <exception cref="LodgeException">Something is missing or unusable.</exception>
     public static RunPlan Create(RunOptions options)
@@ -28,7 +34,7 @@ internal sealed record RunPlan(
         bool interactive = Terminal.IsTerminal(HostFile.StandardInput) && Terminal.IsTerminal(HostFile.StandardOutput);
         try
         {
-            return options.Kernel is null && options.Initrd is null ? Default(options, interactive) : OfUser(options, interactive);
+            return options.Kernel is null && options.Initrd is null ? OfSystem(options, interactive) : OfUser(options, interactive);
         }
         catch (BootException e)
         {
@@ -47,9 +53,9 @@ internal sealed record RunPlan(
         return new RunPlan(kernel, modules, options.Append, null, interactive, []);
     }
 
-    private static RunPlan Default(RunOptions options, bool interactive)
+    /// <summary>A stored image or the default system.</summary>
+    private static RunPlan OfSystem(RunOptions options, bool interactive)
     {
-        SystemFiles files = SystemCache.ForUser().Get(DebianSystem.Make);
         IReadOnlyList<byte[]> command = CommandImage.LastWords(options.Command);
         CommandMode mode = (interactive, command.Count) switch
         {
@@ -64,6 +70,11 @@ internal sealed record RunPlan(
         // The first character does not occur again, see OutputPort.
         string mark = "\x1e" + Convert.ToHexString(RandomNumberGenerator.GetBytes(16));
         string terminal = Environment.GetEnvironmentVariable("TERM") is { Length: > 0 } type && interactive ? type : interactive ? "vt100" : "dumb";
+        if (options.Image is { } image)
+        {
+            return ImagePlan.Create(options, ImagePlan.Find(image), mode, interactive, mark, terminal, command);
+        }
+        SystemFiles files = SystemCache.ForUser().Get(DebianSystem.Make);
         byte[] second = CommandImage.Build(mode, options.Name, terminal, mark, command, DiskNeeds.Of(options.Disks));
         string commandLine = options.Verbose ? "console=ttyS0 panic=-1" : "console=ttyS0 quiet panic=-1";
         return new RunPlan(

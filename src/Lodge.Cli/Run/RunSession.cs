@@ -15,6 +15,10 @@ internal static class RunSession
     public static int Run(RunOptions options)
     {
         RunPlan plan = RunPlan.Create(options);
+        if (plan.SystemDisk is not null && !options.MemoryGiven)
+        {
+            options = options with { Memory = ImagePlan.DefaultMemory };
+        }
         RunEnd end = new();
         RunConsole console = new(plan, options.Verbose, end);
         RunOutcome outcome;
@@ -22,9 +26,9 @@ internal static class RunSession
         IReadOnlyList<string> trace;
         using (console)
         {
-            using RunDisks disks = RunDisks.Open(options.Disks);
+            using RunDisks disks = RunDisks.Open(plan.SystemDisk, options.ImageBus, options.Disks);
             using VirtualMachine machine = RunMachine.Create(options, plan, console, disks);
-            machine.Completion.ContinueWith(_ => end.Finish(ExitStatus.PowerOff, null), TaskScheduler.Default);
+            machine.Completion.ContinueWith(_ => end.Finish(console.CommandStatus ?? ExitStatus.PowerOff, null), TaskScheduler.Default);
             using GdbServer? debugger = options.Gdb is { } address ? Listen(machine, address) : null;
             if (debugger is null)
             {

@@ -35,6 +35,19 @@ internal static partial class HostSystemCalls
         }
     }
 
+    /// <summary>link(2).</summary>
+    /// <exception cref="IOException">The host refuses.</exception>
+    public static void Link(string existing, string path)
+    {
+        if (HardLink(existing, path) != 0)
+        {
+            throw new IOException($"'{path}' cannot be linked to '{existing}': {Marshal.GetLastPInvokeErrorMessage()}");
+        }
+    }
+
+    [LibraryImport("libc", EntryPoint = "link", StringMarshalling = StringMarshalling.Utf8, SetLastError = true)]
+    private static partial int HardLink(string existing, string path);
+
     [LibraryImport("libc", EntryPoint = "renameat2", StringMarshalling = StringMarshalling.Utf8, SetLastError = true)]
     private static partial int Rename(int oneFolder, string one, int otherFolder, string other, uint flags);
 

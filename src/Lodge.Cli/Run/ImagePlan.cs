@@ -1,0 +1,62 @@
+using System.Text;
+using Lodge.Cli.DefaultSystem;
+using Lodge.Cli.Image.Store;
+using Lodge.Machine.Boot;
+using Lodge.Management.Images;
+
+namespace Lodge.Cli.Run;
+
+/// <summary>Plans the run of a stored image, which is made first when it is one that Lodge builds.</summary>
+internal static class ImagePlan
+{
+    /// <summary>Memory of a machine with a whole distribution, in bytes, when none is asked for.</summary>
+    public const ulong DefaultMemory = 1UL << 30;
+
+    /// <summary>The image of a name; <c>debian</c> and <c>debian:SUITE</c> are built when they are not there.</summary>
+    /// <exception cref="LodgeException">There is none.</exception>
+    public static StoredImage Find(string text)
+    {
+        if (!ImageName.IsName(text))
+        {
+            throw new LodgeException($"'{text}' is not an image's name; for a disk file write --disk {text}, for a command in the guest: lodge run -- {text}", ExitStatus.Usage);
+        }
+        ImageName name = ImageName.Parse(text);
+        if (ImageStore.ForUser().Find(name) is { } image)
+        {
+            return image;
+        }
+        return name.Name == "debian"
+            ? BuildCommand.Build(name, new DebianBuildOptions(name.Tag, null, DebianBuilder.DefaultSize, [], CloudInit: false))
+            : throw new LodgeException($"there is no image {name}; see 'lodge image list' and 'lodge image pull'; a command for the guest follows '--', as in: lodge run -- {text}");
+    }
+
+    /// <summary>Makes the plan.</summary>
+    public static RunPlan Create(RunOptions options, StoredImage image, CommandMode mode, bool interactive, string mark, string terminal, IReadOnlyList<byte[]> command)
+    {
+        ImageManifest manifest = image.Manifest;
+        if (image.KernelPath is not { } kernel)
+        {
+            throw new LodgeException($"image {image.Name} has no kernel that Lodge can start; build or pull it again");
+        }
+        if (options.Command.Count != 0 && !manifest.HasCommandService)
+        {
+            throw new LodgeException($"image {image.Name} has no service that runs '{options.Command[0]}'; start it without a command and log in");
+        }
+        bool initrd = !manifest.BootsWithoutInitrd || options.ImageBus == DiskBus.Virtio;
+        string device = options.ImageBus == DiskBus.Virtio ? "/dev/vda" : "/dev/nvme0n1";
+        string root = manifest.Root.Replace("{disk}", device, StringComparison.Ordinal);
+        string commandLine = $"root={root} {manifest.CommandLine} console=ttyS0 panic=-1 systemd.hostname={options.Name}";
+        commandLine += options.Verbose ? "" : " quiet systemd.show_status=no";
+        return new RunPlan(
+            BootSource.FromFile(kernel),
+            initrd && image.InitrdPath is { } path ? [new BootModule(BootSource.FromFile(path), "initrd")] : [],
+            options.Append.Length == 0 ? commandLine : $"{commandLine} {options.Append}",
+            mode,
+            interactive,
+            Encoding.ASCII.GetBytes(mark))
+        {
+            SystemDisk = new SystemDisk(image, options.Keep ? options.Name : null),
+            Command = mode == CommandMode.Shell ? null : CommandImage.Text(mode, mark, terminal, command, options.Keep),
+        };
+    }
+}

@@ -1,0 +1,81 @@
+using Lodge.Management;
+using Lodge.Management.Host;
+using Lodge.Management.Images;
+using Lodge.Storage.Disks;
+using Lodge.Storage.Files;
+using Lodge.Storage.Formats;
+using Lodge.Storage.Images;
+
+namespace Lodge.Cli.Run;
+
+/// <summary>
+/// The disk of a machine that runs a stored image: an overlay on the image's disk, which itself never changes. The overlay goes with the process, however it
+/// ends (its file has no name), or is kept under the machine's name.
+/// </summary>
+/// <param name="Image">The stored image.</param>
+/// <param name="KeptName">Name of the machine whose disk is kept; null throws it away.</param>
+internal sealed record SystemDisk(StoredImage Image, string? KeptName)
+{
+    private const string OverlayFormat = "qcow2";
+    private const string KeptFile = "disk.qcow2";
+
+    /// <summary>Opens the disk for writing.</summary>
+    /// <exception cref="DiskException">The message names the file.</exception>
+    public IDisk Open() => (KeptName is null ? OpenTemporaryAsync() : OpenKeptAsync(KeptName)).GetAwaiter().GetResult();
+
+    private async Task<IDisk> OpenTemporaryAsync()
+    {
+        string folder = Path.Combine(HostFolders.Data, "overlays");
+        string path = Path.Combine(folder, $"{Environment.ProcessId}-{Guid.NewGuid():n}.{OverlayFormat}");
+        HostFile file;
+        try
+        {
+            Directory.CreateDirectory(folder);
+            file = HostFile.Create(path, new HostFileOptions(ReadOnly: false, CacheMode.Unsafe, Lock: false));
+            File.Delete(path);
+        }
+        catch (Exception e) when (e is IOException or UnauthorizedAccessException)
+        {
+            throw new DiskException(DiskError.InputOutput, $"the machine's overlay cannot be made in {folder}: {e.Message}", e);
+        }
+        try
+        {
+            IDiskFormat format = DiskFormats.Named(OverlayFormat);
+            ImageContext context = new(ReadOnly: false, new FolderFiles(path, new ImageOpenOptions { AllowedFolders = [Image.Folder] }, depth: 0));
+            await format.CreateAsync(file, Image.Manifest.VirtualSize, Backing(Image.DiskPath, Image.Manifest.Format), context);
+            return await format.OpenAsync(file, context);
+        }
+        catch
+        {
+            await file.DisposeAsync();
+            throw;
+        }
+    }
+
+    /// <summary>The kept disk stands on a second name (hard link) of the stored disk, so that removing or rebuilding the image does not touch it.</summary>
+    private async Task<IDisk> OpenKeptAsync(string name)
+    {
+        string folder = Path.Combine(HostFolders.Data, "machines", name);
+        string overlay = Path.Combine(folder, KeptFile);
+        string parent = "base." + Image.Manifest.Format;
+        if (!File.Exists(overlay))
+        {
+            try
+            {
+                Directory.CreateDirectory(folder);
+                string linked = Path.Combine(folder, parent);
+                File.Delete(linked); // left by a command that ended before it made the overlay
+                HostLink.Create(Image.DiskPath, linked);
+            }
+            catch (Exception e) when (e is IOException or UnauthorizedAccessException)
+            {
+                throw new DiskException(DiskError.InputOutput, $"the disk of machine '{name}' cannot be made in {folder}: {e.Message}", e);
+            }
+            await using NewImage made = await NewImage.CreateAsync(new NewImageOptions(overlay, OverlayFormat, Image.Manifest.VirtualSize) { Options = Backing(parent, Image.Manifest.Format) });
+            await made.CompleteAsync();
+        }
+        return await ImageOpener.OpenAsync(overlay, new ImageOpenOptions { Format = OverlayFormat });
+    }
+
+    private static FormatOptions Backing(string path, string format) => FormatOptions.None.With("backing_file", path).With("backing_fmt", format);
+}
