@@ -62,7 +62,7 @@ public sealed class ImageStore(string folder)
             claim = File.OpenHandle(Path.Combine(work, ".lock"), FileMode.CreateNew, FileAccess.Write, FileShare.ReadWrite);
             HostSystemCalls.TryLock(claim, exclusive: true);
             ImageManifest manifest = await make(work).ConfigureAwait(false);
-            AtomicFile.Write(Path.Combine(work, ManifestFile), JsonSerializer.Serialize(manifest, ImageJson.Default.ImageManifest) + "\n");
+            AtomicFile.Write(Path.Combine(work, ManifestFile), JsonSerializer.Serialize(manifest, ManifestJson.Default.ImageManifest) + "\n");
             foreach (string made in Directory.EnumerateFiles(work).Where(file => Path.GetFileName(file) != ".lock"))
             {
                 using SafeFileHandle handle = File.OpenHandle(made, FileMode.Open, FileAccess.Write, FileShare.ReadWrite);
@@ -129,7 +129,7 @@ public sealed class ImageStore(string folder)
     {
         try
         {
-            ImageManifest? manifest = JsonSerializer.Deserialize(File.ReadAllText(Path.Combine(path, ManifestFile)), ImageJson.Default.ImageManifest);
+            ImageManifest? manifest = JsonSerializer.Deserialize(File.ReadAllText(Path.Combine(path, ManifestFile)), ManifestJson.Default.ImageManifest);
             return manifest is { Version: <= ImageManifest.CurrentVersion } && IsPlain(manifest.Disk) && IsPlain(manifest.Kernel) && IsPlain(manifest.Initrd)
                 ? new StoredImage(path, manifest)
                 : null;

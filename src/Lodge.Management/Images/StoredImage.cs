@@ -80,4 +80,4 @@ public sealed record StoredImage(string Folder, ImageManifest Manifest)
 [JsonSourceGenerationOptions(JsonSerializerDefaults.Web, WriteIndented = true)]
 [JsonSerializable(typeof(ImageManifest))]
 [JsonSerializable(typeof(List<ImageManifest>))]
-public sealed partial class ImageJson : JsonSerializerContext;
+public sealed partial class ManifestJson : JsonSerializerContext;

@@ -28,7 +28,7 @@ internal static class ListCommand
         }
         if (json)
         {
-            Print(JsonSerializer.Serialize([.. images.Select(image => image.Manifest)], ImageJson.Default.ListImageManifest) + "\n");
+            Print(JsonSerializer.Serialize([.. images.Select(image => image.Manifest)], ManifestJson.Default.ListImageManifest) + "\n");
             return 0;
         }
         string[][] rows =
