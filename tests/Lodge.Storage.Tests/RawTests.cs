@@ -36,4 +36,20 @@ public sealed class RawTests
         var failure = await Assert.ThrowsAsync<DiskException>(async () => await image.WriteAsync(999, new byte[2]));
         Assert.Equal(DiskError.OutOfRange, failure.Error);
     }
+
+    [Theory]
+    [InlineData(true)]
+    [InlineData(false)]
+    public async Task DiscardsFreeRoomOnlyIfTheyShall(bool discard)
+    {
+        using var folder = new TemporaryFolder();
+        await File.WriteAllBytesAsync(folder["disk.raw"], Enumerable.Repeat((byte)1, 1 << 20).ToArray());
+        await using var image = await ImageOpener.OpenAsync(folder["disk.raw"], new ImageOpenOptions { Format = "raw", Discard = discard });
+        await image.TryDiscardAsync(0, 1 << 19);
+        await image.ZeroAsync(1 << 19, 1 << 19);
+        await image.FlushAsync();
+        Assert.Equal(discard ? 0 : 1, (await image.ReadBytesAsync(0, 1))[0]);
+        Assert.Equal(0, (await image.ReadBytesAsync(1 << 19, 1))[0]);
+        Assert.InRange(image.File.AllocatedLength, discard ? 0 : 1 << 20, discard ? 1 << 16 : 2 << 20);
+    }
 }

@@ -49,7 +49,7 @@ public sealed partial class HostFile : IStorageFile
 
     // Counts changes of content: a flush with nothing new is free, and knowledge about holes is dropped.
     private long _changes;
-    private long _flushedChanges;
+    private long _flushedChanges = -1;
     private DiskException? _flushFailure;
 
     private HostFile(string path, SafeFileHandle handle, HostFileOptions options, in FileStatus status)

@@ -51,7 +51,13 @@ internal static unsafe partial class HostSystemCalls
     private const int SystemCallOpenAt2 = 437;
     private const int RenameNoReplace = 1;
 
-    /// <summary>Opens relative to a folder (null: the current one) with limits on how the path is resolved.</summary>
+    /// <summary>Whether the host has no openat2 (before Linux 5.6, or a sandbox that hides it); tests set it.</summary>
+    internal static bool LacksOpenAt2 { get; set; }
+
+    /// <summary>
+    /// Opens relative to a folder (null: the current one) with limits on how the path is resolved. On a host without openat2 a limit to what is beneath holds only
+    /// for single names of new files; other opens with it fail with <see cref="HostErrors.CrossDevice"/>, as if they led out.
+    /// </summary>
     public static SafeFileHandle? Open(SafeFileHandle? folder, string path, int flags, ulong resolve, out int error)
     {
         var how = new OpenHow { Flags = (ulong)(uint)(flags | OpenCloseOnExec), Mode = (flags & (OpenCreate | OpenUnnamed)) is OpenCreate or OpenUnnamed ? 0b110_110_110u : 0, Resolve = resolve };
@@ -66,7 +72,15 @@ internal static unsafe partial class HostSystemCalls
                 var descriptor = folder is null ? CurrentFolder : (int)folder.DangerousGetHandle();
                 do
                 {
-                    result = Number(syscall(SystemCallOpenAt2, descriptor, (nint)pointer, (nint)(&how), sizeof(OpenHow)));
+                    result = LacksOpenAt2 ? -HostErrors.NoSystemCall : Number(syscall(SystemCallOpenAt2, descriptor, (nint)pointer, (nint)(&how), sizeof(OpenHow)));
+                    if (result == -HostErrors.NoSystemCall)
+                    {
+                        LacksOpenAt2 = true;
+                        var isNewName = !path.Contains('/') && ((flags & OpenExclusive) != 0 || path == ".");
+                        result = (resolve & ResolveBeneath) == 0 || isNewName
+                            ? Number(openat(descriptor, pointer, flags | OpenCloseOnExec, (uint)how.Mode))
+                            : -HostErrors.CrossDevice;
+                    }
                 }
                 while (result == -HostErrors.Interrupted);
             }
@@ -322,6 +336,9 @@ internal static unsafe partial class HostSystemCalls
 
     [LibraryImport("libc", SetLastError = true)]
     private static partial int unlinkat(SafeFileHandle folder, byte* path, int flags);
+
+    [LibraryImport("libc", SetLastError = true)]
+    private static partial int openat(int folder, byte* path, int flags, uint mode);
 
     [LibraryImport("libc", SetLastError = true)]
     private static partial nint syscall(nint number, nint first, nint second, nint third, nint fourth);

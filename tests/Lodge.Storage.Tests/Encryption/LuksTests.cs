@@ -165,6 +165,34 @@ public sealed class LuksTests
     }
 
     [Fact]
+    public async Task NothingFlushedIsLostWhenThePowerGoes()
+    {
+        for (var seed = 0; seed < 100; seed++)
+        {
+            try
+            {
+                var files = new MemoryFiles();
+                var image = await CreateInMemoryAsync(files, 20_000);
+                await image.WriteAsync(0, new byte[image.Length]);
+                await image.FlushAsync();
+                var model = new DiskModel(image, new Random(seed));
+                for (var step = 0; step < 12; step++)
+                {
+                    await model.StepAsync(3000);
+                }
+
+                files.Files["disk"] = files["disk"].AfterPowerCut(new Random(seed));
+                await using var survivor = await files.OpenAsync("disk", "luks", secret: Secret);
+                await model.CompareFlushedAsync(survivor);
+            }
+            catch (Exception failure)
+            {
+                Assert.Fail($"seed {seed}: {failure}");
+            }
+        }
+    }
+
+    [Fact]
     public async Task DamagedHeadersEndInADiskException()
     {
         var files = new MemoryFiles();

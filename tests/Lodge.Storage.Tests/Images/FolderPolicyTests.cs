@@ -83,6 +83,35 @@ public sealed class FolderPolicyTests : IDisposable
         await Assert.ThrowsAsync<DiskException>(async () => await Files(_folder["oth"]).OpenPartAsync(Expand(name), false));
     }
 
+    [Fact]
+    public async Task PolicyHoldsOnHostsWithoutOpenAt2()
+    {
+        // Other tests that run meanwhile go the same way; for them nothing differs either.
+        HostSystemCalls.LacksOpenAt2 = true;
+        try
+        {
+            foreach (var name in new[] { "base", "inside", "sub/deep", "ABSOLUTE/linked/base" })
+            {
+                await WhatLiesInTheOwnFolderIsOpened(name);
+            }
+
+            foreach (var name in new[] { "../other/secret", "outside", "absolute", "away/secret", "magic", "/etc/passwd" })
+            {
+                await WhatLiesOutsideIsDenied(name);
+                if (name.Contains("secret"))
+                {
+                    await PermissionForAFolderOpensIt(name);
+                }
+            }
+
+            await PartsAreMadeOnlyInTheOwnFolder();
+        }
+        finally
+        {
+            HostSystemCalls.LacksOpenAt2 = false;
+        }
+    }
+
     [Theory]
     [InlineData("")]
     [InlineData("a\0b")]

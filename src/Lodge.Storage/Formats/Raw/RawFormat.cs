@@ -24,7 +24,7 @@ public sealed class RawFormat : IDiskFormat
     public int Probe(ReadOnlySpan<byte> head, ReadOnlySpan<byte> tail, long length) => 1;
 
     /// <inheritdoc/>
-    public ValueTask<IImage> OpenAsync(IStorageFile file, ImageContext context, CancellationToken cancellation = default) => ValueTask.FromResult<IImage>(new RawImage(file));
+    public ValueTask<IImage> OpenAsync(IStorageFile file, ImageContext context, CancellationToken cancellation = default) => ValueTask.FromResult<IImage>(new RawImage(file, context.DiscardToFile));
 
     /// <inheritdoc/>
     public async ValueTask CreateAsync(IStorageFile file, long length, FormatOptions options, ImageContext context, CancellationToken cancellation = default)

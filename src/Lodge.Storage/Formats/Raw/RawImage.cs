@@ -3,8 +3,8 @@ using Lodge.Storage.Files;
 
 namespace Lodge.Storage.Formats.Raw;
 
-/// <summary>A raw image: passes everything on to its file.</summary>
-internal sealed class RawImage(IStorageFile file) : IImage, IDiscard, IWriteZeroes, IResize
+/// <summary>A raw image: passes everything on to its file, discards only if they shall free room there.</summary>
+internal sealed class RawImage(IStorageFile file, bool discard) : IImage, IDiscard, IWriteZeroes, IResize
 {
     public string FormatName => "raw";
 
@@ -33,13 +33,13 @@ internal sealed class RawImage(IStorageFile file) : IImage, IDiscard, IWriteZero
     public ValueTask DiscardAsync(long offset, long length, CancellationToken cancellation = default)
     {
         this.CheckWrite(offset, length);
-        return file.DiscardAsync(offset, length, cancellation);
+        return discard ? file.DiscardAsync(offset, length, cancellation) : ValueTask.CompletedTask;
     }
 
     public ValueTask WriteZeroesAsync(long offset, long length, ZeroOptions options = ZeroOptions.MayUnmap, CancellationToken cancellation = default)
     {
         this.CheckWrite(offset, length);
-        return file.WriteZeroesAsync(offset, length, options, cancellation);
+        return file.WriteZeroesAsync(offset, length, discard ? options : options & ~ZeroOptions.MayUnmap, cancellation);
     }
 
     public ValueTask ResizeAsync(long length, CancellationToken cancellation = default)
