@@ -13,6 +13,7 @@ public sealed class DiskTests : IDisposable
 
     [Theory]
     [InlineData("virtio", "vda")]
+    [InlineData("nvme", "nvme0n1")]
     public void Patterns_pass_both_ways(string bus, string name)
     {
         string image = Image(48 << 20, 1);
@@ -42,6 +43,7 @@ public sealed class DiskTests : IDisposable
 
     [Theory]
     [InlineData("virtio", "vda")]
+    [InlineData("nvme", "nvme0n1")]
     public void A_file_system_keeps_its_files(string bus, string name)
     {
         string image = Image(48 << 20, null), disk = $"{image},bus={bus}";

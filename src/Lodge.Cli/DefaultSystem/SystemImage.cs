@@ -7,7 +7,7 @@ internal static class SystemImage
     public static IReadOnlyList<string> WantedModules { get; } = ["virtio_pci", "virtio_console", "virtio_rng", "virtio_balloon", "pvpanic_mmio"];
 
     /// <summary>Modules that are loaded only when a machine has such a disk (see <see cref="Run.DiskNeeds"/>).</summary>
-    public static IReadOnlyList<string> DiskModules { get; } = ["virtio_blk", "virtio_scsi", "sd_mod", "sr_mod", "isofs"];
+    public static IReadOnlyList<string> DiskModules { get; } = ["virtio_blk", "nvme", "virtio_scsi", "sd_mod", "sr_mod", "isofs"];
 
     /// <summary>The script that sets the system up and runs the command.</summary>
     public static byte[] Script()

@@ -10,6 +10,7 @@ internal sealed record DiskNeeds(int Count, IReadOnlyList<string> Modules)
 
     private static IEnumerable<string> Drivers(DiskOption disk) => disk.Bus switch
     {
+        DiskBus.Nvme => ["nvme"],
         _ => ["virtio_blk"],
     };
 }

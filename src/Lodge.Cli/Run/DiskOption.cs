@@ -9,6 +9,9 @@ internal enum DiskBus
 {
     /// <summary>A virtio block device of its own.</summary>
     Virtio,
+
+    /// <summary>An NVMe controller of its own.</summary>
+    Nvme,
 }
 
 /// <summary>A disk that <c>--disk</c> or <c>--cdrom</c> asked for.</summary>
@@ -135,7 +138,8 @@ internal sealed record DiskOption
     private static DiskBus BusOf(string value) => value switch
     {
         "virtio" => DiskBus.Virtio,
-        _ => throw new FormatException($"bus '{value}' of a disk is not known; give virtio"),
+        "nvme" => DiskBus.Nvme,
+        _ => throw new FormatException($"bus '{value}' of a disk is not known; give virtio or nvme"),
     };
 
     private static string CheckSerial(string value) => value.Length is > 0 and <= 20 && value.All(c => c is > ' ' and < '\x7f')

@@ -49,7 +49,7 @@ internal static class RunCommand
         Option<string> name = Parsed("--name", "Name of the machine, and host name of the default system [default: lodge]", "NAME", RunOptions.ParseName);
         Option<IReadOnlyList<DiskOption>> disk = new("--disk")
         {
-            Description = "Add a disk; repeatable. Options: format=NAME, readonly, serial=TEXT, cache=writeback|none|writethrough|directsync|unsafe, bus=virtio, "
+            Description = "Add a disk; repeatable. Options: format=NAME, readonly, serial=TEXT, cache=writeback|none|writethrough|directsync|unsafe, bus=virtio|nvme, "
                 + "discard=on|off, blocksize=512|4096, allow=FOLDER (for backing files)",
             HelpName = "PATH[,OPTION=VALUE...]",
             Arity = ArgumentArity.OneOrMore,

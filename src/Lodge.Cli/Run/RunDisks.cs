@@ -1,6 +1,7 @@
 using System.Globalization;
 using Lodge.Cli.Console;
 using Lodge.Machine;
+using Lodge.Machine.Devices.Storage.Nvme;
 using Lodge.Machine.Devices.Virtio.Block;
 using Lodge.Machine.Virtio.Transport;
 using Lodge.Storage.Disks;
@@ -52,9 +53,24 @@ internal sealed class RunDisks : IDisposable
             (DiskOption option, IDisk disk) = _disks[i];
             string name = string.Create(CultureInfo.InvariantCulture, $"disk{i}");
             Action<Exception> failed = failure => HostFile.Error($"lodge: {name} ({option.Path}): {failure.Message}; the guest sees errors");
+            string serial = option.Serial ?? $"LODGE-{i:d4}";
+            if (option.Bus == DiskBus.Nvme)
+            {
+                NvmeConfiguration nvme = new(disk)
+                {
+                    Serial = serial,
+                    ReadOnly = option.ReadOnly,
+                    BlockSize = option.BlockSize,
+                    Queues = processors,
+                    Discard = option.Discard,
+                    Failed = failed,
+                };
+                chipset.Pci.Add(new NvmeController(name, chipset.Memory, nvme));
+                continue;
+            }
             VirtioBlockConfiguration block = new(disk)
             {
-                Serial = option.Serial ?? $"LODGE-{i:d4}",
+                Serial = serial,
                 ReadOnly = option.ReadOnly,
                 BlockSize = option.BlockSize,
                 Queues = processors,
