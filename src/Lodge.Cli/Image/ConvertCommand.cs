@@ -171,7 +171,7 @@ internal static class ConvertCommand
     /// <summary>A target that is the source would be emptied before it is read.</summary>
     public static void Guard(string source, string target)
     {
-        if (!ImageChain.IsAddress(source) && Real(source) == Real(target))
+        if (!DiskAddresses.IsAddress(source) && Real(source) == Real(target))
         {
             throw new LodgeException($"{target} is the source as well");
         }

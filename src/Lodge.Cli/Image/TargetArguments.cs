@@ -98,10 +98,10 @@ internal static class TargetArguments
         {
             throw new LodgeException($"the format of the backing file {backing} is not given; add -F FORMAT", ExitStatus.Usage);
         }
-        string place = ImageChain.IsAddress(backing) ? backing : Path.Combine(Path.GetDirectoryName(Path.GetFullPath(path))!, backing);
+        string place = DiskAddresses.IsAddress(backing) ? backing : Path.Combine(Path.GetDirectoryName(Path.GetFullPath(path))!, backing);
         return new ImageLocation(place, like with { Format = DiskFormats.Named(format).Name, ReadOnly = true, Snapshot = null, AllowedFolders = [.. like.AllowedFolders, .. FolderOf(place)] });
     }
 
     /// <summary>The folder that naming a file allows.</summary>
-    public static string[] FolderOf(string place) => ImageChain.IsAddress(place) ? [] : [Path.GetDirectoryName(Path.GetFullPath(place))!];
+    public static string[] FolderOf(string place) => DiskAddresses.IsAddress(place) ? [] : [Path.GetDirectoryName(Path.GetFullPath(place))!];
 }

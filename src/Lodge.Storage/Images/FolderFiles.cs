@@ -93,6 +93,21 @@ public sealed class FolderFiles : IImageFiles
         return Roots().Any(root => Below(root, path) is not null) ? path : throw Denied(name, path);
     }
 
+    /// <summary>The real path, or the address, of the parent that the image names, after the judgement that opening it would make.</summary>
+    /// <exception cref="DiskException"><see cref="DiskError.Denied"/>, <see cref="DiskError.NotFound"/>.</exception>
+    public string ResolveParent(string name)
+    {
+        if (DiskAddresses.IsAddress(name))
+        {
+            CheckAddress(name);
+            return name;
+        }
+
+        using var found = Find(name, out _, out var folder);
+        folder?.Dispose();
+        return HostFolder.RealPathOf(found);
+    }
+
     /// <summary>Opens the image itself.</summary>
     /// <param name="found">The file, if it is found already.</param>
     /// <param name="cancellation">Ends the wait.</param>

@@ -51,22 +51,14 @@ public static class ImageChain
     /// <param name="strict">Whether what policy forbids fails; else it is only named.</param>
     public static string ResolveParent(string path, string name, ImageOpenOptions options, bool strict)
     {
-        if (IsAddress(name))
-        {
-            return name;
-        }
-
         if (strict)
         {
-            return new FolderFiles(path, options, 0).Resolve(name);
+            return new FolderFiles(path, options, 0).ResolveParent(name);
         }
 
         // As qemu-img says it: relative to the image as it was named.
-        return Path.Combine(Path.GetDirectoryName(path) ?? "", name);
+        return DiskAddresses.IsAddress(name) ? name : Path.Combine(Path.GetDirectoryName(path) ?? "", name);
     }
-
-    /// <summary>Whether a name is a network address and not a path.</summary>
-    public static bool IsAddress(string name) => name.StartsWith("nbd:", StringComparison.Ordinal) || name.Contains("://", StringComparison.Ordinal);
 
     private static async ValueTask<ChainLink> ReadAsync(string path, ImageOpenOptions options, CancellationToken cancellation)
     {
