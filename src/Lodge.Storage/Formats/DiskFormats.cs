@@ -1,6 +1,7 @@
 using Lodge.Storage.Disks;
 using Lodge.Storage.Files;
 using Lodge.Storage.Formats.Luks;
+using Lodge.Storage.Formats.Qcow2;
 using Lodge.Storage.Formats.Raw;
 
 namespace Lodge.Storage.Formats;
@@ -15,6 +16,7 @@ public static class DiskFormats
     public static IReadOnlyList<IDiskFormat> All { get; } =
     [
         new LuksFormat(),
+        new Qcow2Format(),
         new RawFormat(),
     ];
 

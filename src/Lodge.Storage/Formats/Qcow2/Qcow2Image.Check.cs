@@ -1,0 +1,210 @@
+using System.Buffers.Binary;
+using Lodge.Storage.Disks;
+
+namespace Lodge.Storage.Formats.Qcow2;
+
+internal sealed partial class Qcow2Image
+{
+    public async ValueTask<CheckResult> CheckAsync(CheckRepair repair, IProgress<double>? progress = null, CancellationToken cancellation = default)
+    {
+        if (repair != CheckRepair.None)
+        {
+            this.CheckWrite(0, 0);
+        }
+
+        if (IsReadOnly)
+        {
+            await _metadata.Requests.ShutAsync(cancellation).ConfigureAwait(false);
+        }
+        else
+        {
+            await _metadata.ShutAsync(cancellation).ConfigureAwait(false);
+        }
+
+        try
+        {
+            var check = await WalkAsync(progress, cancellation).ConfigureAwait(false);
+            var result = Result(check);
+            var marked = (Header.Incompatible & (IncompatibleFeatures.Corrupt | IncompatibleFeatures.Dirty)) != 0;
+            if (repair == CheckRepair.None || (result.Corruptions == 0 && result.Leaks == 0 && !marked))
+            {
+                return result;
+            }
+
+            if (repair == CheckRepair.All && (result.Corruptions > 0 || marked))
+            {
+                await RepairAllAsync(check, cancellation).ConfigureAwait(false);
+                return result with { CorruptionsFixed = result.Corruptions, LeaksFixed = result.Leaks };
+            }
+
+            if (result.Corruptions > 0)
+            {
+                return result;
+            }
+
+            foreach (var (cluster, excess) in check.Leaked)
+            {
+                await _metadata.AdjustAsync(cluster, -excess, cancellation).ConfigureAwait(false);
+            }
+
+            await _metadata.CommitShutAsync(cancellation).ConfigureAwait(false);
+            return result with { LeaksFixed = result.Leaks };
+        }
+        finally
+        {
+            if (IsReadOnly)
+            {
+                _metadata.Requests.Open();
+            }
+            else
+            {
+                _metadata.Open();
+            }
+        }
+    }
+
+    /// <summary>Rebuilds the refcounts of an image that lazy refcounts left behind at a crash.</summary>
+    internal async ValueTask RepairDirtyAsync(CancellationToken cancellation)
+    {
+        await _metadata.ShutAsync(cancellation).ConfigureAwait(false);
+        try
+        {
+            await RepairAllAsync(await WalkAsync(null, cancellation).ConfigureAwait(false), cancellation).ConfigureAwait(false);
+        }
+        finally
+        {
+            _metadata.Open();
+        }
+    }
+
+    private async ValueTask<Qcow2Check> WalkAsync(IProgress<double>? progress, CancellationToken cancellation)
+    {
+        var check = new Qcow2Check(File, Header, _snapshots, _bitmaps) { SnapshotTableLength = _metadata.SnapshotTableLength };
+        await check.RunAsync(progress, cancellation).ConfigureAwait(false);
+        return check;
+    }
+
+    private CheckResult Result(Qcow2Check check) => new()
+    {
+        Corruptions = check.Corruptions,
+        Leaks = check.Leaked.Count,
+        CheckErrors = check.CheckErrors,
+        TotalClusters = (Length + Geometry.ClusterSize - 1) >> Geometry.ClusterBits,
+        AllocatedClusters = check.Allocated,
+        CompressedClusters = check.Compressed,
+        FragmentedClusters = check.Fragmented,
+        ImageEndOffset = (Math.Max(check.Counts.Highest, check.RefcountStructure.Highest) + 1) << Geometry.ClusterBits,
+        Messages = check.Messages,
+    };
+
+    /// <summary>Empties impossible entries, makes refcounts anew from what is used, and makes the bits of the entries agree.</summary>
+    private async ValueTask RepairAllAsync(Qcow2Check check, CancellationToken cancellation)
+    {
+        if (check.CheckErrors > 0)
+        {
+            throw new DiskException(DiskError.InputOutput, $"{File.Name}: parts of the image cannot be read, so that it cannot be repaired: {check.Messages[0]}");
+        }
+
+        await RebuildRefcountsAsync(check, Header.RefcountOrder, _ => { }, cancellation).ConfigureAwait(false);
+        foreach (var entry in check.BadEntries)
+        {
+            var zero = new byte[entry.Length];
+            if (entry.Length == 8 && Geometry.HasZeroes && Header.BackingName is not null && !Geometry.Extended)
+            {
+                // The content is lost; that of the backing image would be a wrong one.
+                BinaryPrimitives.WriteUInt64BigEndian(zero, IsL1Entry(entry.Offset) ? 0 : Qcow2Geometry.ZeroBit);
+            }
+
+            await File.WriteAsync(entry.Offset, zero, WriteOptions.None, cancellation).ConfigureAwait(false);
+        }
+
+        var flip = new byte[8];
+        await foreach (var (offset, entry) in check.WrongBitEntriesAsync(cluster => check.Counts[cluster], cancellation).ConfigureAwait(false))
+        {
+            BinaryPrimitives.WriteUInt64BigEndian(flip, entry ^ Qcow2Geometry.Copied);
+            await File.WriteAsync(offset, flip, WriteOptions.None, cancellation).ConfigureAwait(false);
+        }
+
+        await File.FlushAsync(cancellation).ConfigureAwait(false);
+        Header.Incompatible &= ~(IncompatibleFeatures.Dirty | IncompatibleFeatures.Corrupt);
+        await _metadata.WriteHeaderAsync(cancellation).ConfigureAwait(false);
+        await File.FlushAsync(cancellation).ConfigureAwait(false);
+        _broken = null;
+        await ReloadAsync(true).ConfigureAwait(false);
+    }
+
+    private bool IsL1Entry(long offset) =>
+        (offset >= Header.L1Offset && offset < Header.L1Offset + (Header.L1Size * 8L)) ||
+        _snapshots.Exists(snapshot => offset >= snapshot.L1Offset && offset < snapshot.L1Offset + (snapshot.L1Size * 8L));
+
+    /// <summary>Writes a new refcount table and blocks behind the end of the file and points the header there.</summary>
+    private async ValueTask RebuildRefcountsAsync(Qcow2Check check, int order, Action<Qcow2Header> change, CancellationToken cancellation)
+    {
+        var bits = Geometry.ClusterBits;
+        var perBlock = 8L << bits >> order;
+        var maximum = order == 6 ? ulong.MaxValue : (1UL << (1 << order)) - 1;
+        var start = Math.Max(_metadata.EndOfFile, check.Counts.Highest + 1);
+        var regions = new SortedSet<long>();
+        foreach (var (cluster, count) in check.Counts.All)
+        {
+            regions.Add(cluster / perBlock);
+            if (count > maximum)
+            {
+                throw new DiskException(DiskError.Unsupported, $"{File.Name}: cluster {cluster} is used {count} times, which {1 << order} bits of refcount cannot say");
+            }
+        }
+
+        long tableClusters;
+        while (true)
+        {
+            tableClusters = Math.Max(1, (((regions.Max + 1) * 8) + Geometry.ClusterSize - 1) >> bits);
+            var end = start + tableClusters + regions.Count;
+            var known = regions.Count;
+            for (var region = start / perBlock; region <= (end - 1) / perBlock; region++)
+            {
+                regions.Add(region);
+            }
+
+            if (regions.Count == known)
+            {
+                break;
+            }
+        }
+
+        if (tableClusters << bits > Qcow2Header.MaximumRefcountTableBytes)
+        {
+            throw new DiskException(DiskError.Unsupported, $"{File.Name}: the refcount table would take {tableClusters << bits} bytes");
+        }
+
+        for (var own = start; own < start + tableClusters + regions.Count; own++)
+        {
+            check.Counts.Add(own, 1);
+        }
+
+        var table = new byte[tableClusters << bits];
+        var place = start + tableClusters;
+        foreach (var region in regions)
+        {
+            var block = new byte[Geometry.ClusterSize];
+            for (var index = 0; index < perBlock; index++)
+            {
+                if (check.Counts[(region * perBlock) + index] is var count and not 0)
+                {
+                    RefcountStore.WriteCount(block, order, index, count);
+                }
+            }
+
+            BinaryPrimitives.WriteInt64BigEndian(table.AsSpan((int)region * 8), place << bits);
+            await File.WriteAsync(place++ << bits, block, WriteOptions.None, cancellation).ConfigureAwait(false);
+        }
+
+        await File.WriteAsync(start << bits, table, WriteOptions.None, cancellation).ConfigureAwait(false);
+        await File.FlushAsync(cancellation).ConfigureAwait(false);
+        Header.RefcountTableOffset = start << bits;
+        Header.RefcountTableClusters = (int)tableClusters;
+        Header.RefcountOrder = order;
+        change(Header);
+        await _metadata.WriteHeaderAsync(CancellationToken.None).ConfigureAwait(false);
+        await File.FlushAsync(CancellationToken.None).ConfigureAwait(false);
+    }
+}
