@@ -9,7 +9,7 @@ namespace Lodge.Storage.Tests.Qcow2;
 /// <summary>Cuts the power at any moment: no corruption, no flushed data lost.</summary>
 public sealed class Qcow2PowerCutTests
 {
-    private const int Length = 400_000;
+    private const int Length = 782 * 512;
 
     public static TheoryData<string> Options => Qcow2Cases.All;
 
@@ -88,8 +88,9 @@ public sealed class Qcow2PowerCutTests
         {
             var random = new Random(seed);
             var files = new MemoryFiles();
-            await using var image = await Qcow2Cases.CreateAsync(files, "disk", Length, Qcow2Cases.Options[seed % 3 == 0 ? 1 : seed % 3 == 1 ? 0 : 6]);
+            var image = await Qcow2Cases.CreateAsync(files, "disk", Length, Qcow2Cases.Options[seed % 3 == 0 ? 1 : seed % 3 == 1 ? 0 : 6]);
             var model = new DiskModel(image, random);
+            var full = false;
             var kept = new Dictionary<string, byte[]>();
             for (var step = 0; step < 12; step++)
             {
@@ -129,6 +130,7 @@ public sealed class Qcow2PowerCutTests
                 }
                 catch (DiskException failure) when (failure.Error == DiskError.NoSpace)
                 {
+                    full = true;
                 }
 
                 files["disk"].FailAfter = -1;
@@ -139,6 +141,14 @@ public sealed class Qcow2PowerCutTests
                 var read = await again.ReadBytesAsync(0, Length);
                 Assert.True(states.Exists(state => state.AsSpan().SequenceEqual(read)), $"seed {seed} step {step}: neither the old nor the new content");
                 await model.CompareAsync();
+                if (full)
+                {
+                    // A header of which it is not known whether it was written is taken from the file again.
+                    await image.DisposeAsync();
+                    image = (Qcow2Image)await files.OpenAsync("disk", "qcow2");
+                    model = new DiskModel(image, random, model.Content);
+                    full = false;
+                }
             }
         }
     }

@@ -17,6 +17,7 @@ internal sealed class Qcow2Creation
     {
         _options = options;
         _context = context;
+        length = WholeSectors(length);
         var header = new Qcow2Header { Size = length, Version = options.Text("compat") is "0.10" or "v2" ? 2 : 3 };
         var cluster = options.Size("cluster_size", 1 << 16);
         if (cluster < 512 || cluster > 1 << Qcow2Header.MaximumClusterBits || (cluster & (cluster - 1)) != 0)
@@ -111,6 +112,9 @@ internal sealed class Qcow2Creation
     public long LuksClusters => Header.Crypt == CryptMethod.Luks ? Clusters(LuksVolume.HeaderLength(LuksOptions.From(_options, "encrypt."))) : 0;
 
     private long PerBlock => 8L << Header.ClusterBits >> Header.RefcountOrder;
+
+    /// <summary>A size rounded up to whole sectors of 512 bytes: QEMU would cut off a part of one.</summary>
+    public static long WholeSectors(long length) => length > long.MaxValue - 511 ? length & ~511L : (length + 511) & ~511L;
 
     /// <summary>L1 entries for a disk.</summary>
     public static long Entries(long length, Qcow2Header header)

@@ -210,9 +210,9 @@ internal sealed partial class Qcow2Image
                     }
 
                     var offset = await rewrite.PlaceAsync(table, cancellation).ConfigureAwait(false);
-                    _snapshots = snapshots;
                     return header =>
                     {
+                        _snapshots = snapshots;
                         _metadata.SnapshotTableLength = table.Length;
                         change(header);
                         (header.SnapshotsOffset, header.SnapshotCount) = (offset, snapshots.Count);

@@ -8,6 +8,7 @@ internal sealed partial class Qcow2Image
     public async ValueTask ResizeAsync(long length, CancellationToken cancellation = default)
     {
         this.CheckWrite(0, 0);
+        length = Qcow2Creation.WholeSectors(length);
         if (length < 0 || Qcow2Creation.Entries(length, Header) > Qcow2Header.MaximumL1Bytes / 8)
         {
             throw new DiskException(DiskError.Unsupported, $"{File.Name}: {length} bytes are too many for clusters of {Geometry.ClusterSize} bytes");
