@@ -17,6 +17,9 @@ public enum VirtioDeviceType : ushort
 
     /// <summary>Memory balloon.</summary>
     Balloon = 5,
+
+    /// <summary>SCSI host.</summary>
+    ScsiHost = 8,
 }
 
 /// <summary>Bits of the device status field (virtio 1.2, 2.1).</summary>
