@@ -1,4 +1,5 @@
 using Lodge.Cli.Run;
+using Lodge.Storage.Disks;
 using Lodge.Storage.Files;
 using Xunit;
 
@@ -23,7 +24,27 @@ public class DiskOptionTests
         Assert.Equal(["/one", "/two"], disk.AllowedFolders);
     }
 
+    [Fact]
+    public void Faults_and_limits()
+    {
+        DiskOption disk = DiskOption.Parse("a.img,bus=scsi,fault=read-error@8:50%,fault=delay:20ms,iops=100,bps-rd=2M,bps-rd-max=4M");
+        Assert.Equal([DiskFaultKind.ReadError, DiskFaultKind.Delay], disk.Faults.Select(fault => fault.Kind));
+        Assert.Equal((100, 2 << 20, 4 << 20), (disk.Limits.Operations.PerSecond, disk.Limits.ReadBytes.PerSecond, disk.Limits.ReadBytes.Burst));
+        Assert.Equal(DiskBus.Scsi, disk.Bus);
+    }
+
+    [Fact]
+    public void A_medium_is_raw_and_read_only()
+    {
+        DiskOption drive = DiskOption.ParseCdRom("medium,serial=7");
+        Assert.Equal(("medium", "raw", true, true, DiskBus.Scsi), (drive.Path, drive.Format, drive.ReadOnly, drive.CdRom, drive.Bus));
+        Assert.Contains("bus", Assert.Throws<FormatException>(() => DiskOption.ParseCdRom("a.iso,bus=nvme")).Message, StringComparison.Ordinal);
+    }
+
     [Theory]
+    [InlineData("a.img,fault=smoke", "smoke")]
+    [InlineData("a.img,iops=0", "iops")]
+    [InlineData("a.img,bps-max=1M", "bps")]
     [InlineData("disk", "format=")]
     [InlineData("disk.bin", "format=")]
     [InlineData("", "path")]

@@ -14,6 +14,7 @@ public sealed class DiskTests : IDisposable
     [Theory]
     [InlineData("virtio", "vda")]
     [InlineData("nvme", "nvme0n1")]
+    [InlineData("scsi", "sda")]
     public void Patterns_pass_both_ways(string bus, string name)
     {
         string image = Image(48 << 20, 1);
@@ -28,7 +29,7 @@ public sealed class DiskTests : IDisposable
             dd if=/tmp/changed of=/dev/{name} bs=512 seek=3 count=1 conv=fsync 2>/dev/null
             echo 3 >/proc/sys/vm/drop_caches
             md5sum </dev/{name}
-            cat /sys/block/{name}/serial /sys/block/{name}/device/serial 2>/dev/null
+            cat /sys/block/{name}/serial /sys/block/{name}/device/serial /sys/block/{name}/device/vpd_pg80 2>/dev/null
             true
             """]);
         Assert.True(status == 0, error);
@@ -55,6 +56,35 @@ public sealed class DiskTests : IDisposable
             ["run", "--disk", disk + ",readonly", "--", "sh", "-c", $"mount -o ro /dev/{name} /mnt && md5sum </mnt/copy && ! (echo x >/dev/{name}) 2>/dev/null"]);
         Assert.True(status == 0, error + again);
         Assert.Equal(output, again);
+    }
+
+    [Fact]
+    public void A_medium_in_a_cdrom_drive_is_read_and_ejected()
+    {
+        string image = Image(8 << 20, 2);
+        (int status, string output, string error) = LodgeProcess.Run(
+            ["run", "--cdrom", image, "--", "sh", "-c", "md5sum </dev/sr0; ! (echo x >/dev/sr0) 2>/dev/null && eject /dev/sr0; ! dd if=/dev/sr0 of=/dev/null 2>/dev/null"]);
+        Assert.True(status == 0, error);
+        Assert.Equal($"{Sum(File.ReadAllBytes(image))}  -\n", output);
+    }
+
+    [Theory]
+    [InlineData("virtio", "vda")]
+    [InlineData("nvme", "nvme0n1")]
+    [InlineData("scsi", "sda")]
+    public void Injected_faults_are_seen_by_the_guest(string bus, string name)
+    {
+        string disk = Image(8 << 20, 3) + $",bus={bus},fault=read-error@8192,fault=write-error@100";
+        (int status, string output, string error) = LodgeProcess.Run(
+            ["run", "--disk", disk, "--", "sh", "-c",
+            $"""
+            dd if=/dev/{name} of=/dev/null bs=512 skip=8200 count=100 2>/dev/null && echo elsewhere
+            dd if=/dev/{name} of=/dev/null bs=512 skip=8192 count=1 2>/dev/null || echo unreadable
+            dd if=/dev/zero of=/dev/{name} bs=512 seek=100 count=1 conv=fsync 2>/dev/null || echo unwritable
+            """]);
+        Assert.Equal("elsewhere\nunreadable\nunwritable\n", output);
+        Assert.Equal(0, status);
+        Assert.Contains("injected fault: sector 8192 cannot be read", error, StringComparison.Ordinal);
     }
 
     [Fact]

@@ -6,6 +6,7 @@ using Lodge.Machine.Devices.Virtio.Balloon;
 using Lodge.Machine.Devices.Virtio.Block;
 using Lodge.Machine.Devices.Virtio.Console;
 using Lodge.Machine.Devices.Virtio.Rng;
+using Lodge.Machine.Devices.Virtio.Scsi;
 using Lodge.Machine.Pci;
 using Lodge.Machine.Virtio;
 using Lodge.Machine.Virtio.Transport;
@@ -30,6 +31,7 @@ public sealed class VirtioFuzzTests : IDisposable
     [InlineData("console")]
     [InlineData("balloon")]
     [InlineData("block")]
+    [InlineData("scsi")]
     public void NothingThatAGuestDoesHarms(string kind)
     {
         int seconds = int.TryParse(Environment.GetEnvironmentVariable("LODGE_FUZZ_SECONDS"), out int value) ? value : 0;
@@ -54,6 +56,8 @@ public sealed class VirtioFuzzTests : IDisposable
             Fail = (_, _) => Random.Shared.Next(20) == 0 ? (DiskError)Random.Shared.Next(14) : null,
         })
         { Queues = random.Next(1, 5) }),
+        "scsi" => new VirtioScsi(memory, new VirtioScsiConfiguration(
+            [new(new Harness.TestDisk(1 << 20) { Asynchronous = random.Next(2) == 0 }), new(new Harness.TestDisk(1 << 20), CdRom: true)]) { Queues = random.Next(1, 4) }),
         _ => new VirtioConsole(memory, new VirtioConsoleConfiguration(
             [new("", true, new FickleBackend(random.Next())), new("a", false, new FickleBackend(random.Next())), new("b", true, null)])),
     };
@@ -139,6 +143,9 @@ public sealed class VirtioFuzzTests : IDisposable
                         }
                         break;
                     }
+                case 8 when kind == "scsi":
+                    ((VirtioScsi)machine.Device).ChangeMedium(1, null);
+                    break;
                 case 9 when kind != "rng":
                     driver.DeviceConfig(random.Next(16), BitConverter.GetBytes(Odd(random)));
                     break;

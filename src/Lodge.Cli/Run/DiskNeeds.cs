@@ -11,6 +11,7 @@ internal sealed record DiskNeeds(int Count, IReadOnlyList<string> Modules)
     private static IEnumerable<string> Drivers(DiskOption disk) => disk.Bus switch
     {
         DiskBus.Nvme => ["nvme"],
+        DiskBus.Scsi => disk.CdRom ? ["virtio_scsi", "sr_mod", "isofs"] : ["virtio_scsi", "sd_mod"],
         _ => ["virtio_blk"],
     };
 }

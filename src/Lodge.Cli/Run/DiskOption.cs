@@ -12,6 +12,9 @@ internal enum DiskBus
 
     /// <summary>An NVMe controller of its own.</summary>
     Nvme,
+
+    /// <summary>A target of the machine's virtio SCSI controller.</summary>
+    Scsi,
 }
 
 /// <summary>A disk that <c>--disk</c> or <c>--cdrom</c> asked for.</summary>
@@ -44,9 +47,36 @@ internal sealed record DiskOption
     /// <summary>Folders, beside the image's own, in which backing files may lie.</summary>
     public IReadOnlyList<string> AllowedFolders { get; init; } = [];
 
+    /// <summary>A CD-ROM drive with this medium.</summary>
+    public bool CdRom { get; init; }
+
+    /// <summary>Faults that it shows.</summary>
+    public IReadOnlyList<DiskFault> Faults { get; init; } = [];
+
+    /// <summary>Limits of its traffic.</summary>
+    public DiskLimits Limits { get; init; } = DiskLimits.None;
+
+    /// <summary>Parses the argument of <c>--cdrom</c>: <c>PATH[,NAME=VALUE...]</c>, an image that is raw unless its format is given.</summary>
+    /// <exception cref="FormatException">It is not understood; the message says what to write instead.</exception>
+    public static DiskOption ParseCdRom(string text)
+    {
+        List<string> parts = Split(text);
+        foreach (string part in parts.Skip(1))
+        {
+            string name = part.Split('=')[0];
+            if (name is "readonly" or "bus" or "discard" or "blocksize")
+            {
+                throw new FormatException($"option '{name}' is not for --cdrom, whose medium is read through SCSI only; use --disk");
+            }
+        }
+        return Parse(text, "raw") with { CdRom = true, ReadOnly = true, Bus = DiskBus.Scsi };
+    }
+
     /// <summary>Parses <c>PATH[,NAME=VALUE...]</c>; a comma in the path is written twice.</summary>
     /// <exception cref="FormatException">It is not understood; the message says what to write instead.</exception>
-    public static DiskOption Parse(string text)
+    public static DiskOption Parse(string text) => Parse(text, null);
+
+    private static DiskOption Parse(string text, string? defaultFormat)
     {
         List<string> parts = Split(text);
         string path = parts[0];
@@ -86,11 +116,24 @@ internal sealed record DiskOption
                 case "allow":
                     option = option with { AllowedFolders = [.. option.AllowedFolders, value.Length != 0 ? value : throw new FormatException("allow= of a disk has no folder")] };
                     break;
+                case "fault":
+                    option = option with { Faults = [.. option.Faults, Understood(() => DiskFault.Parse(value))] };
+                    break;
+                case var limit when DiskLimits.Names.Contains(limit):
+                    option = option with { Limits = Understood(() => option.Limits.With(limit, value)) };
+                    break;
                 default:
-                    throw new FormatException($"disk option '{name}' is not known; there are format, readonly, serial, cache, bus, discard, blocksize and allow (a comma in a path is written twice)");
+                    throw new FormatException(
+                        $"disk option '{name}' is not known; there are format, readonly, serial, cache, bus, discard, blocksize, allow, fault, {string.Join(", ", DiskLimits.Names)} "
+                        + "(a comma in a path is written twice)");
             }
         }
-        return option with { Format = format ?? FormatOfName(path) };
+        Understood(() =>
+        {
+            option.Limits.Check();
+            return true;
+        });
+        return option with { Format = format ?? defaultFormat ?? FormatOfName(path) };
     }
 
     /// <summary>The format that a path tells plainly.</summary>
@@ -113,11 +156,13 @@ internal sealed record DiskOption
             : KnownFormat(format);
     }
 
-    private static string KnownFormat(string name)
+    private static string KnownFormat(string name) => Understood(() => DiskFormats.Named(name).Name);
+
+    private static T Understood<T>(Func<T> parse)
     {
         try
         {
-            return DiskFormats.Named(name).Name;
+            return parse();
         }
         catch (DiskException e)
         {
@@ -139,7 +184,8 @@ internal sealed record DiskOption
     {
         "virtio" => DiskBus.Virtio,
         "nvme" => DiskBus.Nvme,
-        _ => throw new FormatException($"bus '{value}' of a disk is not known; give virtio or nvme"),
+        "scsi" => DiskBus.Scsi,
+        _ => throw new FormatException($"bus '{value}' of a disk is not known; give virtio, nvme or scsi"),
     };
 
     private static string CheckSerial(string value) => value.Length is > 0 and <= 20 && value.All(c => c is > ' ' and < '\x7f')

@@ -49,12 +49,21 @@ internal static class RunCommand
         Option<string> name = Parsed("--name", "Name of the machine, and host name of the default system [default: lodge]", "NAME", RunOptions.ParseName);
         Option<IReadOnlyList<DiskOption>> disk = new("--disk")
         {
-            Description = "Add a disk; repeatable. Options: format=NAME, readonly, serial=TEXT, cache=writeback|none|writethrough|directsync|unsafe, bus=virtio|nvme, "
-                + "discard=on|off, blocksize=512|4096, allow=FOLDER (for backing files)",
+            Description = "Add a disk; repeatable. Options: format=NAME, readonly, serial=TEXT, cache=writeback|none|writethrough|directsync|unsafe, bus=virtio|nvme|scsi, "
+                + "discard=on|off, blocksize=512|4096, allow=FOLDER (for backing files), "
+                + "fault=KIND[@LBA[-LBA]][:TIME][:RATE] (read-error, write-error, flush-error, torn-write, delay), bps=N, iops=N, also with -rd, -wr, -max",
             HelpName = "PATH[,OPTION=VALUE...]",
             Arity = ArgumentArity.OneOrMore,
             AllowMultipleArgumentsPerToken = false,
             CustomParser = result => GuardAll(result, DiskOption.Parse),
+        };
+        Option<IReadOnlyList<DiskOption>> cdrom = new("--cdrom")
+        {
+            Description = "Add a CD-ROM drive with an ISO image; repeatable. Options as --disk's, as far as they make sense",
+            HelpName = "PATH[,OPTION=VALUE...]",
+            Arity = ArgumentArity.OneOrMore,
+            AllowMultipleArgumentsPerToken = false,
+            CustomParser = result => GuardAll(result, DiskOption.ParseCdRom),
         };
         Option<EndPoint?> gdb = Parsed<EndPoint?>("--gdb", "Wait for gdb here before the first instruction, for example :1234 or ./gdb.socket", "[ADDRESS]:PORT|PATH", RunOptions.ParseGdb);
         Option<ushort?> debugExit = new("--debug-exit")
@@ -73,7 +82,7 @@ internal static class RunCommand
         Argument<string?> image = new("IMAGE") { Description = "Stored image to run, for example debian or debian:trixie; none is the default system", Arity = ArgumentArity.ZeroOrOne };
         Option<bool> keep = new("--keep") { Description = "Keep the machine's disk under its --name; the next run with it goes on where this ended" };
 
-        Command command = new("run", About) { image, keep, kernel, initrd, append, memory, processors, cpu, disk, engine, name, gdb, debugExit, timeout, trace, verbose };
+        Command command = new("run", About) { image, keep, kernel, initrd, append, memory, processors, cpu, disk, cdrom, engine, name, gdb, debugExit, timeout, trace, verbose };
         command.Add(new HelpOption { Action = new ManualAction() });
         command.SetAction(parsed => run(new RunOptions
         {
@@ -89,7 +98,7 @@ internal static class RunCommand
             Engine = parsed.GetValue(engine) ?? "auto",
             Name = parsed.GetValue(name) ?? "lodge",
             Named = parsed.GetResult(name) is not null,
-            Disks = parsed.GetValue(disk) ?? [],
+            Disks = [.. parsed.GetValue(disk) ?? [], .. parsed.GetValue(cdrom) ?? []],
             Gdb = parsed.GetValue(gdb),
             DebugExitPort = parsed.GetResult(debugExit) is null ? null : parsed.GetValue(debugExit),
             Timeout = parsed.GetValue(timeout),

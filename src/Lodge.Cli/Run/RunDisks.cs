@@ -3,6 +3,7 @@ using Lodge.Cli.Console;
 using Lodge.Machine;
 using Lodge.Machine.Devices.Storage.Nvme;
 using Lodge.Machine.Devices.Virtio.Block;
+using Lodge.Machine.Devices.Virtio.Scsi;
 using Lodge.Machine.Virtio.Transport;
 using Lodge.Storage.Disks;
 using Lodge.Storage.Formats;
@@ -48,12 +49,24 @@ internal sealed class RunDisks : IDisposable
     /// <summary>Adds the controllers with their disks to a machine that is being made.</summary>
     public void AddDevices(Chipset chipset, int processors)
     {
+        List<ScsiTargetConfiguration> targets = [];
         for (int i = 0; i < _disks.Count; i++)
         {
             (DiskOption option, IDisk disk) = _disks[i];
             string name = string.Create(CultureInfo.InvariantCulture, $"disk{i}");
             Action<Exception> failed = failure => HostFile.Error($"lodge: {name} ({option.Path}): {failure.Message}; the guest sees errors");
             string serial = option.Serial ?? $"LODGE-{i:d4}";
+            if (option.Bus == DiskBus.Scsi)
+            {
+                targets.Add(new ScsiTargetConfiguration(disk, option.CdRom)
+                {
+                    Serial = serial,
+                    ReadOnly = option.ReadOnly,
+                    BlockSize = option.BlockSize,
+                    Discard = option.Discard,
+                });
+                continue;
+            }
             if (option.Bus == DiskBus.Nvme)
             {
                 NvmeConfiguration nvme = new(disk)
@@ -78,6 +91,15 @@ internal sealed class RunDisks : IDisposable
                 Failed = failed,
             };
             chipset.Pci.Add(new VirtioPciFunction(name, new VirtioBlock(chipset.Memory, block), ClassMassStorage));
+        }
+        if (targets.Count != 0)
+        {
+            VirtioScsiConfiguration scsi = new(targets)
+            {
+                Queues = processors,
+                Failed = failure => HostFile.Error($"lodge: scsi0: {failure.Message}; the guest sees errors"),
+            };
+            chipset.Pci.Add(new VirtioPciFunction("scsi0", new VirtioScsi(chipset.Memory, scsi), ClassMassStorage));
         }
     }
 
@@ -108,10 +130,16 @@ internal sealed class RunDisks : IDisposable
             Discard = option.Discard,
             AllowedFolders = option.AllowedFolders,
         }).AsTask().GetAwaiter().GetResult();
-        if (image.Length % option.BlockSize is not 0 and var rest)
+        int block = option.CdRom ? 2048 : option.BlockSize;
+        if (image.Length % block is not 0 and var rest)
         {
             HostFile.Error($"lodge: the last {rest} bytes of disk '{option.Path}' are not a whole block and not visible to the guest");
         }
-        return image;
+        IDisk disk = image;
+        if (option.Faults.Count != 0)
+        {
+            disk = new FaultInjectingDisk(disk, option.Faults);
+        }
+        return option.Limits == DiskLimits.None ? disk : new RateLimitedDisk(disk, option.Limits);
     }
 }
