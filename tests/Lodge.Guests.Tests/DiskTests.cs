@@ -59,11 +59,11 @@ public sealed class DiskTests : IDisposable
     }
 
     [Fact]
-    public void A_medium_in_a_cdrom_drive_is_read_and_ejected()
+    public void A_medium_in_a_cdrom_drive_is_read()
     {
         string image = Image(8 << 20, 2);
         (int status, string output, string error) = LodgeProcess.Run(
-            ["run", "--cdrom", image, "--", "sh", "-c", "md5sum </dev/sr0; ! (echo x >/dev/sr0) 2>/dev/null && eject /dev/sr0; ! dd if=/dev/sr0 of=/dev/null 2>/dev/null"]);
+            ["run", "--cdrom", image, "--", "sh", "-c", "md5sum </dev/sr0; ! (echo x >/dev/sr0) 2>/dev/null"]);
         Assert.True(status == 0, error);
         Assert.Equal($"{Sum(File.ReadAllBytes(image))}  -\n", output);
     }
