@@ -98,7 +98,7 @@ internal static class RunCommand
             Engine = parsed.GetValue(engine) ?? "auto",
             Name = parsed.GetValue(name) ?? "lodge",
             Named = parsed.GetResult(name) is not null,
-            Disks = [.. parsed.GetValue(disk) ?? [], .. parsed.GetValue(cdrom) ?? []],
+            Disks = parsed.GetResult(disk) is null && parsed.GetResult(cdrom) is null ? [] : [.. parsed.GetValue(disk) ?? [], .. parsed.GetValue(cdrom) ?? []],
             Gdb = parsed.GetValue(gdb),
             DebugExitPort = parsed.GetResult(debugExit) is null ? null : parsed.GetValue(debugExit),
             Timeout = parsed.GetValue(timeout),
