@@ -98,6 +98,7 @@ public sealed class DebianBuilder(Action<string> step)
         [
             root ? "--mode=root" : "--mode=unshare",
             "--format=tar",
+            "--skip=output/dev",
             "--variant=minbase",
             "--architectures=amd64",
             "--include=" + string.Join(',', packages),
