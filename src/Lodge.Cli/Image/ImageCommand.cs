@@ -15,7 +15,7 @@ internal static class ImageCommand
           lodge image create -f qcow2 -b base.qcow2 -F qcow2 overlay.qcow2
           lodge image convert -O vmdk disk.qcow2 disk.vmdk
           lodge image info --json disk.qcow2
-          lodge image build debian:trixie
+          lodge image build debian:bookworm
 
         Each verb has its own: lodge image convert --help
 

@@ -21,7 +21,7 @@ internal static class RunCommand
           lodge run -- uname -a                       run one command
           lodge run debian                            a whole Debian with systemd; its disk is thrown away at the end
           lodge run debian -- systemctl is-system-running --wait
-          lodge run debian:trixie --name web --keep   the same with a disk that is kept
+          lodge run debian:bookworm --name web --keep   the same with a disk that is kept
           echo hi | lodge run --cpus 4 -- sh -c 'cat; nproc'
           lodge run --memory 2G --kernel vmlinuz --initrd initrd.img --append console=ttyS0
           lodge run --kernel vmlinux --append console=ttyS0 --gdb :1234

@@ -24,14 +24,14 @@ internal sealed class RunDisks : IDisposable
 
     /// <summary>Opens all disks.</summary>
     /// <exception cref="LodgeException">One cannot be opened.</exception>
-    public static RunDisks Open(SystemDisk? system, DiskBus systemBus, IReadOnlyList<DiskOption> options)
+    public static RunDisks Open(SystemDisk? system, IReadOnlyList<DiskOption> options)
     {
         RunDisks disks = new();
         try
         {
             if (system is not null)
             {
-                disks._disks.Add((new DiskOption { Path = system.Image.Name.ToString(), Format = "", Bus = systemBus, Serial = "LODGE-SYSTEM" }, system.Open()));
+                disks._disks.Add((new DiskOption { Path = system.Image.Name.ToString(), Format = "", Bus = system.Bus, Serial = "LODGE-SYSTEM" }, system.Open()));
             }
             foreach (DiskOption option in options)
             {

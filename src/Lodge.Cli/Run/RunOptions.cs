@@ -31,9 +31,6 @@ internal sealed record RunOptions
     /// <summary>Name of a stored image to run, or null.</summary>
     public string? Image { get; init; }
 
-    /// <summary>What the stored image's disk is connected to.</summary>
-    public DiskBus ImageBus { get; init; }
-
     /// <summary>Whether the disk of the stored image's machine is kept under the machine's name.</summary>
     public bool Keep { get; init; }
 

@@ -13,8 +13,9 @@ namespace Lodge.Cli.Run;
 /// ends (its file has no name), or is kept under the machine's name.
 /// </summary>
 /// <param name="Image">The stored image.</param>
+/// <param name="Bus">What it is connected to.</param>
 /// <param name="KeptName">Name of the machine whose disk is kept; null throws it away.</param>
-internal sealed record SystemDisk(StoredImage Image, string? KeptName)
+internal sealed record SystemDisk(StoredImage Image, DiskBus Bus, string? KeptName)
 {
     private const string OverlayFormat = "qcow2";
     private const string KeptFile = "disk.qcow2";

@@ -19,7 +19,7 @@ public sealed record DebianBuildOptions(string Suite, string? Mirror, long Size,
 public sealed class DebianBuilder(Action<string> step)
 {
     /// <summary>The suite of <c>debian</c> without a tag.</summary>
-    public const string DefaultSuite = "bookworm";
+    public const string DefaultSuite = "trixie";
 
     /// <summary>Size of the disk when none is given, in bytes; the file is sparse.</summary>
     public const long DefaultSize = 8L << 30;
