@@ -14,7 +14,7 @@ public sealed record DebianBuildOptions(string Suite, string? Mirror, long Size,
 
 /// <summary>
 /// Makes a Debian disk from packages: mmdebstrap resolves and unpacks them, mke2fs writes the file system, both without root where the host allows user
-/// namespaces. The disk is one ext4 file system without partitions; kernel and initial RAM disk are kept beside it.
+/// namespaces. The disk has a GUID partition table with one ext4 partition, which its kernel finds by the partition's GUID; kernel and initial RAM disk are kept beside it.
 /// </summary>
 public sealed class DebianBuilder(Action<string> step)
 {
@@ -51,7 +51,7 @@ public sealed class DebianBuilder(Action<string> step)
         Install(options, overlay, tree, work, root);
         step("Writing the disk");
         string disk = Path.Combine(folder, "disk.raw");
-        WriteDisk(tree, disk, options.Size, work, root);
+        GuidPartition partition = WriteDisk(tree, disk, options.Size, work, root);
         (string release, bool builtIn) = TakeKernel(work, folder);
         Directory.Delete(work, recursive: true);
         return new ImageManifest
@@ -66,7 +66,7 @@ public sealed class DebianBuilder(Action<string> step)
             VirtualSize = options.Size,
             Kernel = "vmlinuz",
             Initrd = "initrd.img",
-            Root = "{disk}",
+            Root = $"PARTUUID={partition.Id}",
             CommandLine = "rw rootfstype=ext4",
             BootsWithoutInitrd = builtIn,
             HasCommandService = true,
@@ -127,13 +127,19 @@ public sealed class DebianBuilder(Action<string> step)
         }
     }
 
-    private static void WriteDisk(string tree, string disk, long size, string work, bool root)
+    private static GuidPartition WriteDisk(string tree, string disk, long size, string work, bool root)
     {
+        GuidPartition partition;
+        using (FileStream file = new(disk, FileMode.CreateNew))
+        {
+            file.SetLength(size);
+            partition = GuidPartitionTable.WriteSingle(file, GuidPartitionTable.LinuxRootX64, "root");
+        }
         string unpacked = Path.Combine(work, "tree");
         // One shell inside the namespace, so that the tree's owners mean the same to tar, to mke2fs and to the removal.
         const string Script = "mkdir \"$2\" && tar --extract --numeric-owner --xattrs --xattrs-include='*' --file \"$1\" --directory \"$2\" && rm \"$1\" && "
-            + "mke2fs -q -F -t ext4 -L root -E lazy_itable_init=1,lazy_journal_init=1 -d \"$2\" \"$3\" \"$4\"; status=$?; rm -rf \"$2\"; exit $status";
-        string[] command = ["sh", "-c", Script, "sh", tree, unpacked, disk, $"{size >> 10}k"];
+            + "mke2fs -q -F -t ext4 -L root -E offset=$5,lazy_itable_init=1,lazy_journal_init=1 -d \"$2\" \"$3\" \"$4\"; status=$?; rm -rf \"$2\"; exit $status";
+        string[] command = ["sh", "-c", Script, "sh", tree, unpacked, disk, $"{partition.Length >> 10}k", $"{partition.Offset}"];
         if (!root)
         {
             command = ["unshare", "--map-root-user", "--map-auto", "--", .. command];
@@ -143,6 +149,7 @@ public sealed class DebianBuilder(Action<string> step)
         {
             throw new ManagementException($"the disk cannot be written: {error}");
         }
+        return partition;
     }
 
     /// <summary>Keeps the newest kernel, its initial RAM disk, and whether it reaches its root file system on NVMe alone.</summary>
