@@ -168,6 +168,11 @@ public sealed partial class HostFile : IStorageFile
     /// <inheritdoc/>
     public ValueTask DisposeAsync()
     {
+        if (!_handle.IsClosed)
+        {
+            ImageLock.Release(_handle);
+        }
+
         _handle.Dispose();
         _buffered?.Dispose();
         return ValueTask.CompletedTask;

@@ -48,6 +48,16 @@ internal static class ImageLock
         }
     }
 
+    /// <summary>Gives all locks up: closing does it only when no child process that is just being started still has a copy of the handle.</summary>
+    public static void Release(SafeFileHandle file)
+    {
+        for (var kind = 0; kind < Kinds; kind++)
+        {
+            HostSystemCalls.SetLock(file, UsedBase + kind, shared: null);
+            HostSystemCalls.SetLock(file, UnsharedBase + kind, shared: null);
+        }
+    }
+
     private static bool Lock(SafeFileHandle file, string path, int at)
     {
         var result = HostSystemCalls.SetLock(file, at, shared: true);
@@ -59,12 +69,7 @@ internal static class ImageLock
     private static DiskException Refuse(SafeFileHandle file, string path, string why)
     {
         var holder = FindHolder(file);
-        for (var kind = 0; kind < Kinds; kind++)
-        {
-            HostSystemCalls.SetLock(file, UsedBase + kind, shared: null);
-            HostSystemCalls.SetLock(file, UnsharedBase + kind, shared: null);
-        }
-
+        Release(file);
         return new DiskException(DiskError.InUse, $"{path} is in use by another process{holder} that {why}; end it, or read all the same with --force-share (-U)");
     }
 

@@ -45,6 +45,20 @@ internal static class Qcow2Cases
             $"{what}: {result.Corruptions} corruptions, {result.Leaks} leaks: {string.Join("; ", result.Messages.Take(5))}");
     }
 
+    /// <summary>Checks an image by qemu-img, where it is installed.</summary>
+    public static void CheckByQemu(byte[] image, bool leaksAllowed, string what)
+    {
+        if (!QemuImg.IsInstalled)
+        {
+            return;
+        }
+
+        using var folder = new TemporaryFolder();
+        File.WriteAllBytes(folder["disk"], image);
+        var (status, output) = QemuImg.RunProgram("qemu-img", "check", "-f", "qcow2", folder["disk"]);
+        Assert.True(status == 0 || (leaksAllowed && status == 3), $"{what}: qemu-img check ended with {status}: {output}");
+    }
+
     /// <summary>Compares a disk with an array.</summary>
     public static async Task CompareAsync(IDisk disk, byte[] content, string what)
     {

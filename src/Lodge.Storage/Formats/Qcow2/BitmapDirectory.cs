@@ -36,7 +36,7 @@ internal static class BitmapDirectory
         var count = BinaryPrimitives.ReadUInt32BigEndian(data);
         var size = BinaryPrimitives.ReadUInt64BigEndian(data[8..]);
         var offset = BinaryPrimitives.ReadUInt64BigEndian(data[16..]);
-        if (count is 0 or > 65535 || size > 64 << 20 || size < count * (ulong)EntryLength || offset > (ulong)file.Length || size > (ulong)file.Length - offset)
+        if (count is 0 or > 65535 || size > 64 << 20 || size < count * (ulong)EntryLength || offset is 0 || offset > (ulong)file.Length || size > (ulong)file.Length - offset)
         {
             throw Corrupt(file, $"a bitmap directory of {count} entries, {size} bytes at {offset}");
         }

@@ -33,7 +33,13 @@ internal sealed partial class Qcow2Image
 
             if (repair == CheckRepair.All && (result.Corruptions > 0 || marked))
             {
-                await RepairAllAsync(check, cancellation).ConfigureAwait(false);
+                // Where structures overlap, mending one entry may show another to be wrong.
+                for (var round = 0; round == 0 || (round < 4 && (check.Corruptions > 0 || check.Leaked.Count > 0)); round++)
+                {
+                    await RepairAllAsync(check, cancellation).ConfigureAwait(false);
+                    check = await WalkAsync(null, cancellation).ConfigureAwait(false);
+                }
+
                 return result with { CorruptionsFixed = result.Corruptions, LeaksFixed = result.Leaks };
             }
 
@@ -105,7 +111,8 @@ internal sealed partial class Qcow2Image
             throw new DiskException(DiskError.InputOutput, $"{File.Name}: parts of the image cannot be read, so that it cannot be repaired: {check.Messages[0]}");
         }
 
-        await RebuildRefcountsAsync(check, Header.RefcountOrder, _ => { }, cancellation).ConfigureAwait(false);
+        var l1 = await MoveSharedL1Async(check, cancellation).ConfigureAwait(false);
+        await RebuildRefcountsAsync(check, Header.RefcountOrder, header => header.L1Offset = l1, cancellation).ConfigureAwait(false);
         foreach (var entry in check.BadEntries)
         {
             var zero = new byte[entry.Length];
@@ -133,6 +140,46 @@ internal sealed partial class Qcow2Image
         await ReloadAsync(true).ConfigureAwait(false);
     }
 
+    /// <summary>Copies the active L1 table to a place of its own if something else uses its clusters; gives its place.</summary>
+    private async ValueTask<long> MoveSharedL1Async(Qcow2Check check, CancellationToken cancellation)
+    {
+        var bits = Geometry.ClusterBits;
+        var offset = Header.L1Offset;
+        var length = Header.L1Size * 8L;
+        if (length == 0 || offset == 0 || offset > File.Length - length)
+        {
+            return offset;
+        }
+
+        var clusters = (length + Geometry.ClusterSize - 1) >> bits;
+        var shared = false;
+        for (var cluster = offset >> bits; cluster < (offset >> bits) + clusters; cluster++)
+        {
+            shared |= check.Counts[cluster] > 1;
+        }
+
+        if (!shared)
+        {
+            return offset;
+        }
+
+        var bytes = await Qcow2Opener.ReadTableAsync(File, offset, length, "L1 table", cancellation).ConfigureAwait(false);
+        foreach (var entry in check.BadEntries.Where(entry => entry.Offset >= offset && entry.Offset < offset + length))
+        {
+            bytes.AsSpan((int)(entry.Offset - offset), 8).Clear();
+        }
+
+        var place = Math.Max(_metadata.EndOfFile, check.Counts.Highest + 1);
+        await File.WriteAsync(place << bits, bytes, WriteOptions.None, cancellation).ConfigureAwait(false);
+        for (long index = 0; index < clusters; index++)
+        {
+            check.Counts.Remove((offset >> bits) + index);
+            check.Counts.Add(place + index, 1);
+        }
+
+        return place << bits;
+    }
+
     private bool IsL1Entry(long offset) =>
         (offset >= Header.L1Offset && offset < Header.L1Offset + (Header.L1Size * 8L)) ||
         _snapshots.Exists(snapshot => offset >= snapshot.L1Offset && offset < snapshot.L1Offset + (snapshot.L1Size * 8L));
@@ -143,7 +190,7 @@ internal sealed partial class Qcow2Image
         var bits = Geometry.ClusterBits;
         var perBlock = 8L << bits >> order;
         var maximum = order == 6 ? ulong.MaxValue : (1UL << (1 << order)) - 1;
-        var start = Math.Max(_metadata.EndOfFile, check.Counts.Highest + 1);
+        var start = Math.Max(Math.Max(_metadata.EndOfFile, (File.Length + Geometry.ClusterSize - 1) >> bits), check.Counts.Highest + 1);
         var regions = new SortedSet<long>();
         foreach (var (cluster, count) in check.Counts.All)
         {

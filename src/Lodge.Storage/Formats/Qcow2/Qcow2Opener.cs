@@ -117,29 +117,61 @@ internal static class Qcow2Opener
     }
 
     /// <summary>Enters all metadata of the active disk into the map of what data must not be written to.</summary>
-    /// <exception cref="DiskException"><see cref="DiskError.Corrupt"/>: structures overlap, unless that is to be <paramref name="tolerated"/>.</exception>
+    /// <exception cref="DiskException"><see cref="DiskError.Corrupt"/>: a structure that is written in place overlaps another, unless that is to be <paramref name="tolerated"/>.</exception>
     public static void MapMetadata(Qcow2Metadata metadata, List<SnapshotEntry> snapshots, bool tolerated)
     {
         var header = metadata.Header;
-        var bits = header.ClusterBits;
         var map = metadata.Map;
-        void Add(long offset, long bytes, string what)
+        map.Clear();
+        var others = new List<(long Offset, long Bytes, string What)>();
+        foreach (var (offset, bytes, inPlace, what) in Structures(metadata, snapshots))
         {
-            if (bytes > 0 && !map.Add(offset >> bits, (bytes + (1L << bits) - 1) >> bits) && !tolerated)
+            if (!inPlace)
             {
-                throw new DiskException(DiskError.Corrupt, $"{metadata.File.Name}: the {what} at {offset} overlaps other metadata; repair the image with: lodge image check -r all {metadata.File.Name}");
+                others.Add((offset, bytes, what));
+            }
+            else if (!AddTo(map, offset, bytes, header.ClusterBits) && !tolerated)
+            {
+                throw Overlap(metadata, offset, what);
             }
         }
 
-        map.Clear();
-        Add(0, 1, "header");
-        Add(metadata.L1.Offset, metadata.L1.Bytes.Length, "L1 table");
-        Add(metadata.Refcounts.Table.Offset, metadata.Refcounts.Table.Bytes.Length, "refcount table");
-        for (var index = 0; index < metadata.Refcounts.Table.Count; index++)
+        // These are never written where they stand, so that only an overlap with the former does harm.
+        foreach (var (offset, bytes, what) in others)
         {
-            if (metadata.Refcounts.Table[index] is var offset and not 0)
+            if (!tolerated && map.Contains(offset >> header.ClusterBits, (offset + bytes - 1) >> header.ClusterBits))
             {
-                Add((long)(offset & ~511UL & long.MaxValue), 1, "refcount block");
+                throw Overlap(metadata, offset, what);
+            }
+        }
+
+        foreach (var (offset, bytes, _) in others)
+        {
+            AddTo(map, offset, bytes, header.ClusterBits);
+        }
+    }
+
+    private static bool AddTo(MetadataMap map, long offset, long bytes, int bits) => map.Add(offset >> bits, (bytes + (1L << bits) - 1) >> bits);
+
+    private static DiskException Overlap(Qcow2Metadata metadata, long offset, string what) =>
+        new(DiskError.Corrupt, $"{metadata.File.Name}: the {what} at {offset} overlaps other metadata; repair the image with: lodge image check -r all {metadata.File.Name}");
+
+    private static IEnumerable<(long Offset, long Bytes, bool InPlace, string What)> Structures(Qcow2Metadata metadata, List<SnapshotEntry> snapshots)
+    {
+        var header = metadata.Header;
+        yield return (0, 1, true, "header");
+        if (metadata.L1.Bytes.Length > 0)
+        {
+            yield return (metadata.L1.Offset, metadata.L1.Bytes.Length, true, "L1 table");
+        }
+
+        var table = metadata.Refcounts.Table;
+        yield return (table.Offset, table.Bytes.Length, true, "refcount table");
+        for (var index = 0; index < table.Count; index++)
+        {
+            if (table[index] is var offset and not 0)
+            {
+                yield return ((long)(offset & ~511UL & long.MaxValue), 1, true, "refcount block");
             }
         }
 
@@ -147,27 +179,32 @@ internal static class Qcow2Opener
         {
             if ((metadata.L1[index] & Qcow2Geometry.OffsetMask) is var offset and not 0)
             {
-                Add((long)offset, 1, "L2 table");
+                yield return ((long)offset, 1, (metadata.L1[index] & Qcow2Geometry.Copied) != 0, "L2 table");
             }
         }
 
         if (snapshots.Count > 0)
         {
-            Add(header.SnapshotsOffset, metadata.SnapshotTableLength, "snapshot table");
-            foreach (var snapshot in snapshots)
+            yield return (header.SnapshotsOffset, Math.Max(1, metadata.SnapshotTableLength), false, "snapshot table");
+            foreach (var snapshot in snapshots.Where(snapshot => snapshot.L1Size > 0))
             {
-                Add(snapshot.L1Offset, snapshot.L1Size * 8L, "L1 table of a snapshot");
+                yield return (snapshot.L1Offset, snapshot.L1Size * 8L, false, "L1 table of a snapshot");
             }
         }
 
         if (header.Extension(Qcow2Header.CryptType) is { Data.Length: >= 16 } crypt)
         {
-            Add(BinaryPrimitives.ReadInt64BigEndian(crypt.Data), BinaryPrimitives.ReadInt64BigEndian(crypt.Data.AsSpan(8)) & 0xffffff, "encryption header");
+            var offset = BinaryPrimitives.ReadInt64BigEndian(crypt.Data);
+            var length = BinaryPrimitives.ReadInt64BigEndian(crypt.Data.AsSpan(8));
+            if (offset > 0 && length is > 0 and <= 16 << 20)
+            {
+                yield return (offset, length, false, "encryption header");
+            }
         }
 
         if (header.Extension(Qcow2Header.BitmapsType) is { } extension && BitmapDirectory.ParseExtension(extension.Data, metadata.File) is var directory)
         {
-            Add(directory.Offset, directory.Size, "bitmap directory");
+            yield return (directory.Offset, directory.Size, false, "bitmap directory");
         }
     }
 
