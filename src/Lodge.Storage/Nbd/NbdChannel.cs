@@ -16,9 +16,9 @@ internal abstract class NbdChannel : IDisposable
     /// <summary>Sends all bytes.</summary>
     public abstract ValueTask SendAsync(ReadOnlyMemory<byte> source, CancellationToken cancellation);
 
-    /// <summary>Sends a range of a file without copying it through this process.</summary>
+    /// <summary>Sends a header and a range of a file, which is not copied through this process.</summary>
     /// <exception cref="IOException">The file ended or could not be read: part of the range may have been sent.</exception>
-    public virtual ValueTask SendFileAsync(SafeFileHandle file, long offset, long length, CancellationToken cancellation) => throw new NotSupportedException();
+    public virtual ValueTask SendFileAsync(ReadOnlyMemory<byte> head, SafeFileHandle file, long offset, long length, CancellationToken cancellation) => throw new NotSupportedException();
 
     /// <summary>Tells the peer that nothing follows.</summary>
     public abstract ValueTask FinishAsync(CancellationToken cancellation);

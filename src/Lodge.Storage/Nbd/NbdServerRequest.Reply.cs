@@ -1,5 +1,7 @@
 using System.Buffers.Binary;
 using Lodge.Storage.Disks;
+using Lodge.Storage.Files;
+using Lodge.Storage.Formats.Raw;
 using Microsoft.Win32.SafeHandles;
 
 namespace Lodge.Storage.Nbd;
@@ -9,6 +11,8 @@ internal sealed partial class NbdServerRequest
 {
     private const int MaximumPieces = 32; // of a read with holes; what follows is sent as data
     private const int SmallestHole = 4096; // a hole's chunk must fit where its zeroes would stand
+
+    private const int SmallestSendFile = 32 * 1024; // below, two system calls cost more than a copy
 
     private readonly Piece[] _pieces = new Piece[MaximumPieces];
     private readonly Part[] _parts = new Part[2 * MaximumPieces];
@@ -31,7 +35,7 @@ internal sealed partial class NbdServerRequest
             return false;
         }
 
-        length = (int)_parts[0].Length;
+        length = _parts[0].Length;
         Source(_parts[0]).Span.CopyTo(destination);
         return true;
     }
@@ -43,12 +47,12 @@ internal sealed partial class NbdServerRequest
         {
             var part = _parts[index];
             await (part.File is { } file
-                ? channel.SendFileAsync(file, part.Start, part.Length, connection.Abort)
+                ? channel.SendFileAsync(Source(part), file, part.FileOffset, part.FileLength, connection.Abort)
                 : channel.SendAsync(Source(part), connection.Abort)).ConfigureAwait(false);
         }
     }
 
-    private ReadOnlyMemory<byte> Source(Part part) => (part.Small ? _small : _payload!.Bytes).AsMemory((int)part.Start, (int)part.Length);
+    private ReadOnlyMemory<byte> Source(Part part) => (part.Small ? _small : _payload!.Bytes).AsMemory(part.Start, part.Length);
 
     private async ValueTask ReadAsync()
     {
@@ -70,6 +74,12 @@ internal sealed partial class NbdServerRequest
         {
             WriteHole(_small, Offset, length, NbdReplyFlags.Done);
             Send(new Part(0, HeaderLength + 12, Small: true));
+            return;
+        }
+
+        if (length >= SmallestSendFile && connection.CanSendFile && _export.Disk is RawImage { File: HostFile { RequestAlignment: 1 } file })
+        {
+            BuildFromFile(pieces, file.Handle);
             return;
         }
 
@@ -158,6 +168,44 @@ internal sealed partial class NbdServerRequest
         Send(new Part(runStart, runEnd - runStart));
     }
 
+    /// <summary>Data comes straight from a raw image's file while the reply is sent; a failure then ends the connection, since the header has promised data.</summary>
+    private void BuildFromFile(int pieces, SafeFileHandle file)
+    {
+        var runStart = 0;
+        var at = 0;
+        for (var index = 0; index < pieces; index++)
+        {
+            var (start, count, hole) = _pieces[index];
+            var flags = index == pieces - 1 ? NbdReplyFlags.Done : NbdReplyFlags.None;
+            if (hole)
+            {
+                WriteHole(_small.AsSpan(at), Offset + start, count, flags);
+                at += HeaderLength + 12;
+                continue;
+            }
+
+            if (_style == NbdHeaderStyle.Simple)
+            {
+                WriteSimple(_small.AsSpan(at), NbdError.None);
+                at += HeaderLength;
+            }
+            else
+            {
+                WriteChunk(_small.AsSpan(at), flags, NbdReplyType.OffsetData, 8 + count);
+                BinaryPrimitives.WriteInt64BigEndian(_small.AsSpan(at + HeaderLength), Offset + start);
+                at += HeaderLength + 8;
+            }
+
+            Send(new Part(runStart, at - runStart, Small: true, file, Offset + start, count));
+            runStart = at;
+        }
+
+        if (at > runStart)
+        {
+            Send(new Part(runStart, at - runStart, Small: true));
+        }
+    }
+
     private void BuildAcknowledgement()
     {
         if (_style == NbdHeaderStyle.Simple || (_style == NbdHeaderStyle.Structured && _header.Command != NbdCommand.Read))
@@ -239,6 +287,6 @@ internal sealed partial class NbdServerRequest
     /// <summary>A part of the range that is read: bytes from the request's offset, length, and whether it is known to be zero.</summary>
     private readonly record struct Piece(int Start, int Count, bool Hole);
 
-    /// <summary>Bytes to send: of the buffer, of the small buffer, or of a file.</summary>
-    private readonly record struct Part(long Start, long Length, bool Small = false, SafeFileHandle? File = null);
+    /// <summary>Bytes to send: of the buffer or the small buffer, and behind them of a file.</summary>
+    private readonly record struct Part(int Start, int Length, bool Small = false, SafeFileHandle? File = null, long FileOffset = 0, long FileLength = 0);
 }

@@ -7,9 +7,10 @@ namespace Lodge.Storage.Nbd;
 internal sealed partial class NbdServerRequest(NbdServerConnection connection) : IThreadPoolWorkItem
 {
     private const long ZeroPiece = 1L << 30;
+    private const int SmallLength = MaximumPieces * (NbdProtocol.ExtendedReplyLength + 12);
     private const int CachePiece = 1 << 20;
 
-    private readonly byte[] _small = GC.AllocateUninitializedArray<byte>(128, pinned: true);
+    private readonly byte[] _small = GC.AllocateUninitializedArray<byte>(SmallLength, pinned: true);
     private readonly NbdExport _export = connection.Session.Export;
     private readonly NbdHeaderStyle _style = connection.Session.Style;
     private NbdRequestHeader _header;

@@ -10,13 +10,18 @@ internal sealed partial class SocketChannel : NbdChannel
     private const int SocketBuffer = 2 << 20;
     private const int EIntr = 4;
     private const int EAgain = 11;
-    private const short PollOut = 4;
-    private const int PollPatience = 100; // milliseconds between looks at the cancellation
+    private const int MsgDontWait = 0x40;
+    private const int MsgNoSignal = 0x4000;
+    private const int MsgMore = 0x8000;
     private const long SendFilePiece = 1 << 20;
+    private const int CopiedPiece = 16 * 1024;
+
+    private byte[]? _copied;
 
     public SocketChannel(Socket socket)
     {
         Socket = socket;
+        socket.Blocking = false;
         socket.SendBufferSize = SocketBuffer; // the host cuts it to what it allows
         if (socket.AddressFamily != AddressFamily.Unix)
         {
@@ -38,8 +43,13 @@ internal sealed partial class SocketChannel : NbdChannel
         return sent.IsCompletedSuccessfully && sent.Result == source.Length ? ValueTask.CompletedTask : FinishSendAsync(sent, source, cancellation);
     }
 
-    public override async ValueTask SendFileAsync(SafeFileHandle file, long offset, long length, CancellationToken cancellation)
+    public override async ValueTask SendFileAsync(ReadOnlyMemory<byte> head, SafeFileHandle file, long offset, long length, CancellationToken cancellation)
     {
+        if (!TrySendHead(head.Span))
+        {
+            await SendAsync(head, cancellation).ConfigureAwait(false);
+        }
+
         while (length > 0)
         {
             var count = sendfile(Socket.SafeHandle, file, ref offset, (nuint)Math.Min(length, SendFilePiece));
@@ -54,7 +64,17 @@ internal sealed partial class SocketChannel : NbdChannel
                 case EIntr:
                     break;
                 case EAgain:
-                    await WritableAsync(cancellation).ConfigureAwait(false);
+                    // Sockets of .NET tell readiness only for their own operations: a little is copied, which waits for room for more.
+                    _copied ??= GC.AllocateUninitializedArray<byte>(CopiedPiece, pinned: true);
+                    var part = RandomAccess.Read(file, _copied.AsSpan(0, (int)Math.Min(length, CopiedPiece)), offset);
+                    if (part == 0)
+                    {
+                        goto case 0;
+                    }
+
+                    await SendAsync(_copied.AsMemory(0, part), cancellation).ConfigureAwait(false);
+                    offset += part;
+                    length -= part;
                     break;
                 case 0:
                     throw new EndOfStreamException("the file is shorter than the disk");
@@ -91,28 +111,16 @@ internal sealed partial class SocketChannel : NbdChannel
         }
     }
 
-    /// <summary>Waits until the socket takes bytes. The pool's thread is lent to poll(2), because sockets of .NET tell readiness only for their own operations.</summary>
-    private ValueTask WritableAsync(CancellationToken cancellation)
+    /// <summary>Sends a header that the rest of a message follows, all of it or nothing.</summary>
+    private bool TrySendHead(ReadOnlySpan<byte> head)
     {
-        var ask = new PollDescriptor { Descriptor = (int)Socket.Handle, Events = PollOut };
-        while (poll(ref ask, 1, PollPatience) == 0)
-        {
-            cancellation.ThrowIfCancellationRequested();
-        }
-
-        return ValueTask.CompletedTask;
+        var sent = send(Socket.SafeHandle, head, (nuint)head.Length, MsgMore | MsgDontWait | MsgNoSignal);
+        return sent == head.Length || (sent > 0 ? throw new IOException("send: a header was cut") : false);
     }
 
     [LibraryImport("libc", SetLastError = true)]
     private static partial nint sendfile(SafeHandle destination, SafeFileHandle source, ref long offset, nuint count);
 
     [LibraryImport("libc", SetLastError = true)]
-    private static partial int poll(ref PollDescriptor descriptors, nuint count, int timeout);
-
-    private struct PollDescriptor
-    {
-        public int Descriptor;
-        public short Events;
-        public short Occurred;
-    }
+    private static partial nint send(SafeHandle socket, ReadOnlySpan<byte> data, nuint length, int flags);
 }
