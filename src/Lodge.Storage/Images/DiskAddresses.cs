@@ -1,6 +1,7 @@
 using System.Collections.Concurrent;
 using Lodge.Storage.Disks;
 using Lodge.Storage.Files;
+using Lodge.Storage.Nbd;
 
 namespace Lodge.Storage.Images;
 
@@ -14,7 +15,8 @@ public delegate ValueTask<IStorageFile> AddressOpener(string address, HostFileOp
 /// <summary>The kinds of addresses that an image's name may be besides a path, by their scheme (what stands before <c>://</c>).</summary>
 public static class DiskAddresses
 {
-    private static readonly ConcurrentDictionary<string, AddressOpener> Openers = new(StringComparer.Ordinal);
+    private static readonly ConcurrentDictionary<string, AddressOpener> Openers =
+        new(NbdAddress.Schemes.Select(scheme => KeyValuePair.Create<string, AddressOpener>(scheme, NbdDisk.OpenAsync)), StringComparer.Ordinal);
 
     /// <summary>The schemes that are known.</summary>
     public static IReadOnlyCollection<string> Schemes => [.. Openers.Keys.Order(StringComparer.Ordinal)];

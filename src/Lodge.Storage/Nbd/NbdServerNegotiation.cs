@@ -146,6 +146,10 @@ internal sealed class NbdServerNegotiation(NbdReceiver receiver, IReadOnlyList<N
                 _startTls = true;
                 Reply(option, NbdOptionReply.Ack);
                 return null;
+            case NbdOption.StructuredReply when options.Newest < NbdHeaderStyle.Structured:
+            case NbdOption.ExtendedHeaders when options.Newest < NbdHeaderStyle.Extended:
+                Reply(option, NbdOptionReply.ErrorUnsupported, "the option is not offered");
+                return null;
             case NbdOption.StructuredReply when _data.Length == 0:
                 if (_style == NbdHeaderStyle.Extended)
                 {

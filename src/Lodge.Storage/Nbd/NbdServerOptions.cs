@@ -19,4 +19,7 @@ public sealed record NbdServerOptions
 
     /// <summary>Time that requests under way have to finish when the server is stopped.</summary>
     public TimeSpan StopTimeout { get; init; } = TimeSpan.FromSeconds(30);
+
+    /// <summary>The newest form of requests and replies that is offered.</summary>
+    internal NbdHeaderStyle Newest { get; init; } = NbdHeaderStyle.Extended;
 }

@@ -107,16 +107,18 @@ internal sealed partial class NbdServerRequest
             var extent = await status.GetStatusAsync(Offset + at, length - at, connection.Abort).ConfigureAwait(false);
             var count = (int)Math.Clamp(extent.Length, 1, length - at);
             var hole = NbdAllocation.IsZero(extent.State) && count >= SmallestHole;
-            if (pieces > 0 && (_pieces[pieces - 1].Hole == hole || pieces == MaximumPieces))
+            if (pieces > 0 && _pieces[pieces - 1].Hole == hole)
             {
-                // merging into a hole only what is a hole; into data anything
-                _pieces[pieces - 1] = _pieces[pieces - 1].Hole && !hole
-                    ? new Piece(_pieces[pieces - 1].Start, length - _pieces[pieces - 1].Start, false)
-                    : _pieces[pieces - 1] with { Count = _pieces[pieces - 1].Count + count };
+                _pieces[pieces - 1] = _pieces[pieces - 1] with { Count = _pieces[pieces - 1].Count + count };
+            }
+            else if (pieces < MaximumPieces)
+            {
+                _pieces[pieces++] = new Piece(at, count, hole);
             }
             else
             {
-                _pieces[pieces++] = new Piece(at, count, hole);
+                pieces -= _pieces[pieces - 1].Hole ? 1 : 0; // pieces of data must not be neighbours
+                _pieces[pieces - 1] = _pieces[pieces - 1] with { Count = length - _pieces[pieces - 1].Start };
             }
 
             at = _pieces[pieces - 1].Start + _pieces[pieces - 1].Count;

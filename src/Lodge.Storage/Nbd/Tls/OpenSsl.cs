@@ -71,6 +71,9 @@ internal static unsafe partial class OpenSsl
     [LibraryImport(Ssl, StringMarshalling = StringMarshalling.Utf8)]
     public static partial int SSL_CTX_load_verify_locations(nint context, string file, string? folder);
 
+    [LibraryImport(Ssl)]
+    public static partial int SSL_CTX_set_default_verify_paths(nint context);
+
     [LibraryImport(Ssl, StringMarshalling = StringMarshalling.Utf8)]
     public static partial nint SSL_load_client_CA_file(string file);
 

@@ -62,21 +62,29 @@ public sealed class TlsCredentials : IDisposable
     }
 
     /// <summary>The certificates in a folder for a client; its own are optional.</summary>
-    /// <param name="folder">Folder of the PEM files.</param>
+    /// <param name="folder">Folder of the PEM files, or null for the authorities that the host trusts.</param>
     /// <param name="verifyServer">Whether the server's certificate must be signed by <c>ca-cert.pem</c> and name the host.</param>
     /// <exception cref="DiskException">A file is missing or wrong.</exception>
-    public static TlsCredentials ClientCertificates(string folder, bool verifyServer = true)
+    public static TlsCredentials ClientCertificates(string? folder, bool verifyServer = true)
     {
         var credentials = new TlsCredentials(false, true);
         return credentials.Guard(() =>
         {
             if (verifyServer)
             {
-                credentials.LoadAuthority(folder);
+                if (folder is null)
+                {
+                    _ = OpenSsl.SSL_CTX_set_default_verify_paths(credentials._context);
+                }
+                else
+                {
+                    credentials.LoadAuthority(folder);
+                }
+
                 OpenSsl.SSL_CTX_set_verify(credentials._context, OpenSsl.VerifyPeer, 0);
             }
 
-            if (File.Exists(Path.Combine(folder, "client-cert.pem")))
+            if (folder is not null && File.Exists(Path.Combine(folder, "client-cert.pem")))
             {
                 credentials.LoadPair(folder, "client");
             }
