@@ -5,6 +5,9 @@ namespace Lodge.Storage.Operations;
 /// <summary>A stretch of a disk as a disk of its own, for reading: the source of <c>dd</c> with a start or an end.</summary>
 public sealed class DiskRange(IDisk disk, long start, long length) : IDisk, IBlockStatus
 {
+    /// <summary>The whole disk.</summary>
+    public IDisk Disk => disk;
+
     /// <inheritdoc/>
     public long Length => length;
 

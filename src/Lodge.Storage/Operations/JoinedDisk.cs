@@ -20,6 +20,9 @@ public sealed class JoinedDisk : IDisk, IBlockStatus
         }
     }
 
+    /// <summary>The disks in order.</summary>
+    public IReadOnlyList<IDisk> Disks => _disks;
+
     /// <inheritdoc/>
     public long Length => _ends[^1];
 
