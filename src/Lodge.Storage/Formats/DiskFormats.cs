@@ -3,6 +3,7 @@ using Lodge.Storage.Files;
 using Lodge.Storage.Formats.Luks;
 using Lodge.Storage.Formats.Qcow2;
 using Lodge.Storage.Formats.Raw;
+using Lodge.Storage.Formats.Vmdk;
 
 namespace Lodge.Storage.Formats;
 
@@ -17,6 +18,7 @@ public static class DiskFormats
     [
         new LuksFormat(),
         new Qcow2Format(),
+        new VmdkFormat(),
         new RawFormat(),
     ];
 
