@@ -98,7 +98,6 @@ public class RunOptionsTests
     }
 
     [Theory]
-    [InlineData("run", "uname")]
     [InlineData("run", "--memory", "x")]
     [InlineData("run", "--cpus", "0")]
     [InlineData("run", "--cpus", "256")]

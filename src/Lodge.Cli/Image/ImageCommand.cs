@@ -47,6 +47,7 @@ internal static class ImageCommand
 
             // The local store
             ListCommand.Create(),
+            PullCommand.Create(),
             BuildCommand.Create(),
             RemoveCommand.Create(),
         };

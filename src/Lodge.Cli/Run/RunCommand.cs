@@ -111,6 +111,10 @@ internal static class RunCommand
 
     private static string? Checked(string? image, string? kernel, string? initrd, bool keep, bool named)
     {
+        if (image?.StartsWith('-') == true)
+        {
+            throw new LodgeException($"option '{image}' is not known; see 'lodge run --help'", ExitStatus.Usage);
+        }
         if (image is not null && (kernel ?? initrd) is { } other)
         {
             throw new LodgeException($"image '{image}' has a kernel of its own and cannot be given with '{other}'; leave one of them out", ExitStatus.Usage);

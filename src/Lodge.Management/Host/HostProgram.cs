@@ -24,7 +24,17 @@ public static class HostProgram
     /// <param name="errorLine">Chooses the line of standard error to keep: the last that it accepts; without it the last that is not blank.</param>
     /// <returns>Its exit status and the kept line.</returns>
     /// <exception cref="ManagementException">It cannot be started.</exception>
-    public static (int Status, string Error) Run(string name, IEnumerable<string> arguments, Func<string, bool>? errorLine = null)
+    public static (int Status, string Error) Run(string name, IEnumerable<string> arguments, Func<string, bool>? errorLine = null) =>
+        Run(name, arguments, stream => stream.CopyTo(Stream.Null), errorLine);
+
+    /// <summary>Runs a program and returns its standard output as text, or null when it fails.</summary>
+    public static string? Text(string name, params string[] arguments)
+    {
+        string text = "";
+        return Run(name, arguments, stream => text = new StreamReader(stream).ReadToEnd(), null).Status == 0 ? text : null;
+    }
+
+    private static (int Status, string Error) Run(string name, IEnumerable<string> arguments, Action<Stream> output, Func<string, bool>? errorLine)
     {
         ProcessStartInfo start = new(Path(name) ?? name, arguments)
         {
@@ -48,7 +58,7 @@ public static class HostProgram
         };
         process.BeginErrorReadLine();
         process.StandardInput.Close();
-        process.StandardOutput.BaseStream.CopyTo(Stream.Null);
+        output(process.StandardOutput.BaseStream);
         process.WaitForExit();
         return (process.ExitCode, kept.Length != 0 ? kept : last);
     }

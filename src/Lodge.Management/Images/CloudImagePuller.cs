@@ -8,7 +8,7 @@ namespace Lodge.Management.Images;
 /// <param name="client">Does the requests (with the host's proxy settings).</param>
 /// <param name="step">Told what is being done.</param>
 /// <param name="percent">Told how far a download is.</param>
-public sealed class CloudImagePuller(HttpClient client, Action<string> step, Action<double> percent)
+public sealed partial class CloudImagePuller(HttpClient client, Action<string> step, Action<double> percent)
 {
     private const int LargestChecksums = 1 << 20;
     private const long LargestImage = 64L << 30;

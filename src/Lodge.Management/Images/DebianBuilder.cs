@@ -156,7 +156,7 @@ public sealed class DebianBuilder(Action<string> step)
     private static (string Release, bool BuiltIn) TakeKernel(string work, string folder)
     {
         string boot = Path.Combine(work, "boot");
-        string kernel = Directory.EnumerateFiles(boot, "vmlinuz-*").OrderBy(path => path, StringComparer.Ordinal).LastOrDefault()
+        string kernel = Directory.EnumerateFiles(boot, "vmlinuz-*").Max(KernelRelease.Order)
             ?? throw new ManagementException("the packages brought no kernel (boot/vmlinuz-*)");
         string release = Path.GetFileName(kernel)["vmlinuz-".Length..];
         File.Move(kernel, Path.Combine(folder, "vmlinuz"));
