@@ -28,6 +28,9 @@ internal sealed class NbdServerConnection(NbdReceiver receiver, NbdSession sessi
     /// <summary>Ends reads that nobody waits for any more.</summary>
     public CancellationToken Abort => abort;
 
+    /// <summary>The file from which data may be sent.</summary>
+    public NbdServedFile? File { get; } = NbdServedFile.Of(session.Export.Disk);
+
     /// <summary>Whether replies may be sent straight from a file.</summary>
     public bool CanSendFile => receiver.Channel.CanSendFile;
 

@@ -1,7 +1,5 @@
 using System.Buffers.Binary;
 using Lodge.Storage.Disks;
-using Lodge.Storage.Files;
-using Lodge.Storage.Formats.Raw;
 using Microsoft.Win32.SafeHandles;
 
 namespace Lodge.Storage.Nbd;
@@ -64,10 +62,13 @@ internal sealed partial class NbdServerRequest
         }
 
         var pieces = 1;
-        _pieces[0] = new Piece(0, length, false);
+        var file = length >= SmallestSendFile && connection.CanSendFile ? connection.File : null;
+        var fromFile = file is { Mapped: false };
+        _pieces[0] = new Piece(0, length, false, Offset);
         if (_style != NbdHeaderStyle.Simple && (_header.Flags & NbdCommandFlags.Df) == 0 && length >= SmallestHole && _export.Disk is IBlockStatus status)
         {
-            pieces = await FindHolesAsync(status, length).ConfigureAwait(false);
+            fromFile = file is not null && (pieces = await FindHolesAsync(status, length, file.Mapped).ConfigureAwait(false)) > 0;
+            pieces = fromFile ? pieces : await FindHolesAsync(status, length, false).ConfigureAwait(false);
         }
 
         if (pieces == 1 && _pieces[0].Hole)
@@ -77,16 +78,16 @@ internal sealed partial class NbdServerRequest
             return;
         }
 
-        if (length >= SmallestSendFile && connection.CanSendFile && _export.Disk is RawImage { File: HostFile { RequestAlignment: 1 } file })
+        if (fromFile)
         {
-            BuildFromFile(pieces, file.Handle);
+            BuildFromFile(pieces, file!.Handle);
             return;
         }
 
         var buffer = NbdBuffer.Rent(length);
         for (var index = 0; index < pieces; index++)
         {
-            var (start, count, hole) = _pieces[index];
+            var (start, count, hole, _) = _pieces[index];
             if (!hole)
             {
                 // The buffer is given up, not reused, when this throws: a disk that failed may still write to it.
@@ -99,7 +100,11 @@ internal sealed partial class NbdServerRequest
     }
 
     /// <summary>Splits the range into data and holes.</summary>
-    private async ValueTask<int> FindHolesAsync(IBlockStatus status, int length)
+    /// <param name="status">The disk.</param>
+    /// <param name="length">Bytes of the range.</param>
+    /// <param name="mapped">Whether pieces of data are told apart by their place in the file.</param>
+    /// <returns>Pieces; 0 when not all of the data is in the file, or it is there in too many pieces.</returns>
+    private async ValueTask<int> FindHolesAsync(IBlockStatus status, int length, bool mapped)
     {
         var pieces = 0;
         for (var at = 0; at < length;)
@@ -107,17 +112,27 @@ internal sealed partial class NbdServerRequest
             var extent = await status.GetStatusAsync(Offset + at, length - at, connection.Abort).ConfigureAwait(false);
             var count = (int)Math.Clamp(extent.Length, 1, length - at);
             var hole = NbdAllocation.IsZero(extent.State) && count >= SmallestHole;
-            if (pieces > 0 && _pieces[pieces - 1].Hole == hole)
+            if (mapped && !hole && (extent.Depth != 0 || extent.HostOffset < 0 || NbdAllocation.IsZero(extent.State)))
             {
-                _pieces[pieces - 1] = _pieces[pieces - 1] with { Count = _pieces[pieces - 1].Count + count };
+                return 0;
+            }
+
+            var last = pieces > 0 ? _pieces[pieces - 1] : default;
+            if (pieces > 0 && last.Hole == hole && (!mapped || hole || last.Host + last.Count == extent.HostOffset))
+            {
+                _pieces[pieces - 1] = last with { Count = last.Count + count };
             }
             else if (pieces < MaximumPieces)
             {
-                _pieces[pieces++] = new Piece(at, count, hole);
+                _pieces[pieces++] = new Piece(at, count, hole, mapped ? extent.HostOffset : Offset + at);
+            }
+            else if (mapped)
+            {
+                return 0;
             }
             else
             {
-                pieces -= _pieces[pieces - 1].Hole ? 1 : 0; // pieces of data must not be neighbours
+                pieces -= last.Hole ? 1 : 0; // pieces of data must not be neighbours
                 _pieces[pieces - 1] = _pieces[pieces - 1] with { Count = length - _pieces[pieces - 1].Start };
             }
 
@@ -138,7 +153,7 @@ internal sealed partial class NbdServerRequest
         var runEnd = -1;
         for (var index = 0; index < pieces; index++)
         {
-            var (start, count, hole) = _pieces[index];
+            var (start, count, hole, _) = _pieces[index];
             var at = _payload.Start + start;
             var flags = index == pieces - 1 ? NbdReplyFlags.Done : NbdReplyFlags.None;
             if (hole)
@@ -170,14 +185,14 @@ internal sealed partial class NbdServerRequest
         Send(new Part(runStart, runEnd - runStart));
     }
 
-    /// <summary>Data comes straight from a raw image's file while the reply is sent; a failure then ends the connection, since the header has promised data.</summary>
+    /// <summary>Data comes straight from the image's file while the reply is sent; a failure then ends the connection, since the header has promised data.</summary>
     private void BuildFromFile(int pieces, SafeFileHandle file)
     {
         var runStart = 0;
         var at = 0;
         for (var index = 0; index < pieces; index++)
         {
-            var (start, count, hole) = _pieces[index];
+            var (start, count, hole, host) = _pieces[index];
             var flags = index == pieces - 1 ? NbdReplyFlags.Done : NbdReplyFlags.None;
             if (hole)
             {
@@ -198,7 +213,7 @@ internal sealed partial class NbdServerRequest
                 at += HeaderLength + 8;
             }
 
-            Send(new Part(runStart, at - runStart, Small: true, file, Offset + start, count));
+            Send(new Part(runStart, at - runStart, Small: true, file, host, count));
             runStart = at;
         }
 
@@ -286,8 +301,8 @@ internal sealed partial class NbdServerRequest
         BinaryPrimitives.WriteInt32BigEndian(target[(HeaderLength + 8)..], count);
     }
 
-    /// <summary>A part of the range that is read: bytes from the request's offset, length, and whether it is known to be zero.</summary>
-    private readonly record struct Piece(int Start, int Count, bool Hole);
+    /// <summary>A part of the range that is read: bytes from the request's offset, length, whether it is known to be zero, and where a file holds it.</summary>
+    private readonly record struct Piece(int Start, int Count, bool Hole, long Host);
 
     /// <summary>Bytes to send: of the buffer or the small buffer, and behind them of a file.</summary>
     private readonly record struct Part(int Start, int Length, bool Small = false, SafeFileHandle? File = null, long FileOffset = 0, long FileLength = 0);

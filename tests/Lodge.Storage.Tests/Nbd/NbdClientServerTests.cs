@@ -1,4 +1,5 @@
 using Lodge.Storage.Disks;
+using Lodge.Storage.Files;
 using Lodge.Storage.Formats;
 using Lodge.Storage.Images;
 using Lodge.Storage.Nbd;
@@ -192,6 +193,51 @@ public sealed class NbdClientServerTests
         }
 
         Assert.Equal([1, 2, 3], disk.Content.AsSpan(5, 3).ToArray());
+    }
+
+    [Theory]
+    [InlineData("raw", false)]
+    [InlineData("raw", true)]
+    [InlineData("qcow2", false)]
+    [InlineData("qcow2", true)]
+    public async Task ImagesInFilesAreServedWhole(string format, bool readOnly)
+    {
+        using var folder = new TemporaryFolder();
+        var content = new byte[5 << 20];
+        var random = new Random(12);
+        await using (var file = HostFile.Create(folder["i"], new HostFileOptions(false)))
+        {
+            await DiskFormats.Named(format).CreateAsync(file, content.Length, FormatOptions.Parse(DiskFormats.Named(format), []), new ImageContext(false, new FolderFiles(folder["i"], new ImageOpenOptions(), 0)));
+        }
+
+        await using (var image = await ImageOpener.OpenAsync(folder["i"], new ImageOpenOptions { Format = format }))
+        {
+            for (var count = 0; count < 60; count++)
+            {
+                var offset = random.Next(content.Length - 100_000);
+                random.NextBytes(content.AsSpan(offset, random.Next(1, 100_000)));
+            }
+
+            for (var at = content.Length - 65536; at >= 0; at -= 65536) // backwards, so that neighbours in the disk are none in the file
+            {
+                if (content.AsSpan(at, 65536).ContainsAnyExcept((byte)0))
+                {
+                    await image.WriteAsync(at, content.AsMemory(at, 65536));
+                }
+            }
+        }
+
+        await using var opened = await ImageOpener.OpenAsync(folder["i"], new ImageOpenOptions { Format = format, ReadOnly = readOnly });
+        await using var served = new ServedDisk(opened);
+        await using var client = await served.OpenAsync(readOnly: true);
+        await Parallel.ForEachAsync(Enumerable.Range(0, 300), async (index, _) =>
+        {
+            var own = new Random(index);
+            var buffer = new byte[own.Next(1, 3_000_000)];
+            var offset = own.Next(0, content.Length - buffer.Length);
+            await client.ReadAsync(offset, buffer);
+            Assert.True(buffer.AsSpan().SequenceEqual(content.AsSpan(offset, buffer.Length)), $"{offset} {buffer.Length}");
+        });
     }
 
     [Fact]
