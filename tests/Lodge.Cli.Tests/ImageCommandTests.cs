@@ -331,7 +331,10 @@ public sealed class ImageCommandTests : IDisposable
         {
             return Process.Start(new ProcessStartInfo(program, arguments)
             {
-                RedirectStandardInput = true, RedirectStandardOutput = true, RedirectStandardError = true, WorkingDirectory = _folder,
+                RedirectStandardInput = true,
+                RedirectStandardOutput = true,
+                RedirectStandardError = true,
+                WorkingDirectory = _folder,
             })!;
         }
         catch (System.ComponentModel.Win32Exception) when (program.StartsWith("qemu-", StringComparison.Ordinal))

@@ -57,7 +57,8 @@ public sealed class VirtioFuzzTests : IDisposable
         })
         { Queues = random.Next(1, 5) }),
         "scsi" => new VirtioScsi(memory, new VirtioScsiConfiguration(
-            [new(new Harness.TestDisk(1 << 20) { Asynchronous = random.Next(2) == 0 }), new(new Harness.TestDisk(1 << 20), CdRom: true)]) { Queues = random.Next(1, 4) }),
+            [new(new Harness.TestDisk(1 << 20) { Asynchronous = random.Next(2) == 0 }), new(new Harness.TestDisk(1 << 20), CdRom: true)])
+        { Queues = random.Next(1, 4) }),
         _ => new VirtioConsole(memory, new VirtioConsoleConfiguration(
             [new("", true, new FickleBackend(random.Next())), new("a", false, new FickleBackend(random.Next())), new("b", true, null)])),
     };

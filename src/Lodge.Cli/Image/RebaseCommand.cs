@@ -56,7 +56,9 @@ internal static class RebaseCommand
             }
             ImageLocation? parent = name is null ? null : TargetArguments.Parent(location.Path, name, format, location.Options with
             {
-                OpenBacking = true, Secret = null, Cache = ImageArguments.ParseCache(parsed.GetValue(sourceCache), Lodge.Storage.Files.CacheMode.WriteBack),
+                OpenBacking = true,
+                Secret = null,
+                Cache = ImageArguments.ParseCache(parsed.GetValue(sourceCache), Lodge.Storage.Files.CacheMode.WriteBack),
             });
             if (parent is not null)
             {
