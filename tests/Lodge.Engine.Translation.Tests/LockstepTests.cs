@@ -39,8 +39,6 @@ public sealed unsafe class LockstepTests
             registers.X87[1] = 3;
             byte[] data = new byte[absentPage ? 0x1000 : 0x3000];
             random.NextBytes(data);
-            bool precise = absentPage;
-            guest.Processor.PreciseFlags = precise;
             (int vector0, RegisterFile end0, byte[] memory0) = Run(guest, at, registers, data, true);
             (int vector1, RegisterFile end1, byte[] memory1) = Run(guest, at, registers, data, false);
             Assert.True(vector0 == vector1, $"program {number} ends by exception {vector0} in T0, {vector1} in T1");

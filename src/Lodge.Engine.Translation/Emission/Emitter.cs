@@ -239,6 +239,13 @@ internal sealed unsafe class Emitter
         }
     }
 
+    /// <summary>SUB dword gs:[...], imm8.</summary>
+    public void SubtractGs32(int displacement, sbyte value)
+    {
+        Gs(false, 0x83, 5, displacement);
+        Byte(value);
+    }
+
     /// <summary>CMP dword gs:[...], imm8/imm32.</summary>
     public void CompareGs32(int displacement, int value)
     {

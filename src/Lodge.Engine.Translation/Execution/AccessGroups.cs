@@ -1,3 +1,4 @@
+using System.Numerics;
 using Iced.Intel;
 
 namespace Lodge.Engine.Translation.Execution;
@@ -64,8 +65,9 @@ internal sealed class AccessGroups
     /// <summary>Adds the next instruction. Sizes of 0 mean no such access.</summary>
     /// <param name="stackOffset">Offset of the stack access from RSP before the instruction.</param>
     /// <param name="stackChange">Change of RSP when known.</param>
+    /// <param name="written">See <see cref="Written"/>.</param>
     /// <param name="barrier">C# may run here.</param>
-    public void Add(int index, in Instruction i, int memorySize, bool memoryWrite, int stackSize, int stackOffset, bool stackWrite, int? stackChange, bool barrier)
+    public void Add(int index, in Instruction i, uint written, int memorySize, bool memoryWrite, int stackSize, int stackOffset, bool stackWrite, int? stackChange, bool barrier)
     {
         _memory[index] = _stack[index] = -1;
         if (barrier)
@@ -88,19 +90,41 @@ internal sealed class AccessGroups
         {
             _stackOffset += change;
         }
-        foreach (UsedRegister used in _information.GetInfo(i, InstructionInfoOptions.NoMemoryUsage).GetUsedRegisters())
+        for (written &= 0xFFFF; written != 0; written &= written - 1)
         {
-            if (used.Access is OpAccess.Read or OpAccess.CondRead or OpAccess.NoMemAccess or OpAccess.None || !used.Register.IsGPR())
-            {
-                continue;
-            }
-            int number = used.Register.GetFullRegister() - Register.RAX;
+            int number = BitOperations.TrailingZeroCount(written);
             if (number == 4 && stackChange is not null && (i.Op0Kind != OpKind.Register || i.Op0Register != Register.RSP || i.Mnemonic is Mnemonic.Add or Mnemonic.Sub or Mnemonic.Lea))
             {
                 continue;
             }
             _open[number] = -1;
         }
+    }
+
+    /// <summary>Registers that an instruction changes: bit n for general register n, bit 16 + n for vector register n; all when it is <paramref name="opaque"/>.</summary>
+    public uint Written(in Instruction i, bool opaque)
+    {
+        if (opaque)
+        {
+            return uint.MaxValue;
+        }
+        uint written = 0;
+        foreach (UsedRegister used in _information.GetInfo(i, InstructionInfoOptions.NoMemoryUsage).GetUsedRegisters())
+        {
+            if (used.Access is OpAccess.Read or OpAccess.CondRead or OpAccess.NoMemAccess or OpAccess.None)
+            {
+                continue;
+            }
+            if (used.Register.IsGPR())
+            {
+                written |= 1U << (used.Register.GetFullRegister() - Register.RAX);
+            }
+            else if (used.Register.IsVectorRegister())
+            {
+                written |= 0x1_0000U << ((used.Register.GetFullRegister() - Register.ZMM0) & 15);
+            }
+        }
+        return written;
     }
 
     private int Join(int number, int offset, int size, bool write)

@@ -5,8 +5,8 @@ namespace Lodge.Engine.Translation.Execution;
 /// <summary>Where the guest's arithmetic flags are at a point of generated code.</summary>
 internal enum FlagState : byte
 {
-    /// <summary>Nowhere: they will be written before they are read.</summary>
-    Dead,
+    /// <summary>In neither place, since they will be written before they are read: a recipe finds them again when a fault or an interrupt shows them.</summary>
+    Recipe,
 
     /// <summary>In host RFLAGS.</summary>
     Host,
@@ -39,8 +39,20 @@ internal sealed unsafe class Block
     /// <summary>Number of guest instructions.</summary>
     public int Instructions;
 
-    /// <summary>What the entry expects: Dead (does not care), Host or Packed.</summary>
+    /// <summary>What the entry expects: Recipe (in <c>ProcessorBlock.EntryRecipe</c>, when anything can show them), Host or Packed.</summary>
     public FlagState FlagsIn;
+
+    /// <summary>A fault may show the flags at the entry that <see cref="FlagState.Recipe"/> tells.</summary>
+    public bool EntryObserved;
+
+    /// <summary>The recipe (0: packed) that a variant for a backward jump was made for, -1 for the block that all others reach.</summary>
+    public int EntryRecipe = -1;
+
+    /// <summary>Number of variants made of it.</summary>
+    public int Variants;
+
+    /// <summary>Registers that change before the last such fault, bit n for register n: a recipe must not need them.</summary>
+    public uint EntryChanges;
 
     /// <summary>Entry.</summary>
     public byte* Entry;
@@ -48,8 +60,8 @@ internal sealed unsafe class Block
     /// <summary>Entry that polls for exit requests first.</summary>
     public byte* PollEntry;
 
-    /// <summary>Entries that convert flags first; made when needed: [poll ? 1 : 0].</summary>
-    public readonly nint[] Converting = new nint[2];
+    /// <summary>Entries that convert flags first; made when needed: [poll ? 1 : 0, and 2 more for flags in host RFLAGS].</summary>
+    public readonly nint[] Converting = new nint[4];
 
     /// <summary>First byte of its code.</summary>
     public byte* Start;
@@ -57,8 +69,11 @@ internal sealed unsafe class Block
     /// <summary>End of its code.</summary>
     public byte* End;
 
-    /// <summary>For each instruction and each slow path: host offset &lt;&lt; 16 | guest offset &lt;&lt; 1 | flags in host RFLAGS; ascending host offsets.</summary>
+    /// <summary>For each instruction and each slow path: host offset &lt;&lt; 16 | guest offset &lt;&lt; 6 | <see cref="FlagSource"/>; ascending host offsets.</summary>
     public uint[] Map = [];
+
+    /// <summary>Numbers of the recipes that <see cref="Map"/> refers to.</summary>
+    public int[] Recipes = [];
 
     /// <summary>Exits of other blocks that jump here.</summary>
     public readonly List<int> Incoming = [];
@@ -81,9 +96,8 @@ internal sealed unsafe class Block
     /// <summary>Still looked up.</summary>
     public bool Valid = true;
 
-    /// <summary>The entry for a jump that comes with the flags in <paramref name="state"/>, null when a converting entry must be made.</summary>
-    public byte* EntryFor(FlagState state, bool poll) =>
-        FlagsIn == FlagState.Dead || state == FlagState.Both || state == FlagsIn ? poll ? PollEntry : Entry : (byte*)Converting[poll ? 1 : 0];
+    /// <summary>A jump to it has to say in <c>ProcessorBlock.EntryRecipe</c> where the flags are.</summary>
+    public bool NeedsRecipe(bool poll) => FlagsIn == FlagState.Recipe && (EntryObserved || poll);
 }
 
 /// <summary>A direct exit of a block.</summary>
@@ -103,6 +117,18 @@ internal unsafe struct BlockExit
 
     /// <summary>Flags at the jump.</summary>
     public FlagState Flags;
+
+    /// <summary>Number of the recipe of flags in host RFLAGS, 0 when there is none.</summary>
+    public int Recipe;
+
+    /// <summary>The code before it has set <c>ProcessorBlock.EntryRecipe</c>.</summary>
+    public bool RecipeLeft;
+
+    /// <summary>Code that sets it on the way to <see cref="EdgeTarget"/>.</summary>
+    public byte* Edge;
+
+    /// <summary>Where <see cref="Edge"/> leads.</summary>
+    public byte* EdgeTarget;
 
     /// <summary>Leads backwards or to the block itself: polls.</summary>
     public bool Back;

@@ -14,18 +14,21 @@ internal sealed unsafe class BlockCache : IDisposable
     /// <summary>Bytes of code before everything is dropped.</summary>
     public const int Capacity = 96 << 20;
 
-    private const int ThunkCapacity = 1 << 20;
+    private const int ThunkCapacity = 1 << 20, BlockReserve = 256 << 10, StubReserve = 128 << 10;
     private readonly Vcpu _vcpu;
     private readonly CodeMemory _memory;
     private readonly Emitter _emitter = new();
     private readonly Reencoder _reencoder = new();
     private readonly Translator _translator;
     private readonly Dictionary<(ulong Physical, ulong Rip, uint Mode), Block> _blocks = [];
+    private readonly Dictionary<(ulong Physical, ulong Rip, uint Mode, int Recipe), Block> _variants = []; // loop heads for one recipe each
     private readonly Dictionary<ulong, List<Block>> _pages = [];
     private readonly List<Block> _byAddress = [];
     private readonly Dictionary<ulong, List<int>> _globalLinks = []; // by target page (linear): links between pages
     private readonly HashSet<(ulong Physical, ulong Rip)> _checkAlone = [];
     private readonly Dictionary<ulong, nint> _thunks = [];
+    private readonly List<FlagRecipe> _recipes = [default]; // 0: packed
+    private readonly Dictionary<FlagRecipe, int> _recipeNumbers = [];
     private readonly byte* _thunkStart;
     private readonly byte* _blockStart;
     private byte* _thunkAt;
@@ -36,6 +39,12 @@ internal sealed unsafe class BlockCache : IDisposable
 
     /// <summary>Counts invalidations, so that a block interrupted by one is not continued.</summary>
     public uint Generation;
+
+    /// <summary>Backward jumps to blocks that expect a recipe between two such jumps that lead to C#, which makes a variant of the loop.</summary>
+    public const int LoopInterval = 64;
+
+    /// <summary>The exit of the loop to make a variant of, or -1.</summary>
+    public int HotLoop = -1;
 
     /// <summary>Blocks translated, blocks invalidated, caches dropped.</summary>
     public long Translated, Invalidated, Flushes, TranslatedInstructions;
@@ -60,6 +69,10 @@ internal sealed unsafe class BlockCache : IDisposable
     public Block? Find(ulong rip, out bool interpret, bool careful = false)
     {
         interpret = false;
+        if (_at + StubReserve > _memory.Execute + Capacity)
+        {
+            Flush(); // entries and links made since the last translation have used up the room
+        }
         uint mode = _vcpu.B->Mode | (careful ? ModeBits.Careful : 0);
         if ((mode & ModeBits.Code64) != 0 && (ulong)((long)(rip << 16) >> 16) != rip)
         {
@@ -99,7 +112,9 @@ internal sealed unsafe class BlockCache : IDisposable
                 return block;
             }
         }
-        return Translate(rip, physical, entry->Host, entry->Context == 0, mode, out interpret);
+        Block? made = Translate(rip, physical, entry->Host, mode, -1);
+        interpret = made is null;
+        return made;
     }
 
     private bool SecondPageMatches(Block block, ulong rip, uint mode, out bool fault)
@@ -109,25 +124,30 @@ internal sealed unsafe class BlockCache : IDisposable
         return second != null && second->Physical == block.SecondPage;
     }
 
-    private Block? Translate(ulong rip, ulong physical, byte* hostPage, bool global, uint mode, out bool interpret)
+    private Block? Translate(ulong rip, ulong physical, byte* hostPage, uint mode, int recipe)
     {
-        interpret = false;
-        if (_at + (256 << 10) > _memory.Execute + Capacity)
+        if (_at + BlockReserve > _memory.Execute + Capacity)
         {
             Flush();
         }
         PreparePage(physical & ~0xFFFUL);
         _emitter.Begin(_memory, _at);
         int firstExit = Exits.Count;
-        var block = new Block { Rip = rip, Mode = mode, Physical = physical, FirstExit = firstExit, ChecksAlone = _checkAlone.Contains((physical, rip)) };
+        var block = new Block { Rip = rip, Mode = mode, Physical = physical, FirstExit = firstExit, EntryRecipe = recipe, ChecksAlone = _checkAlone.Contains((physical, rip)) };
         if (!_translator.Translate(_emitter, block, hostPage))
         {
-            interpret = true;
             return null;
         }
         block.ExitCount = Exits.Count - firstExit;
         _at = (byte*)(((nint)block.End + 15) & ~15);
-        _blocks[(physical, rip, mode)] = block;
+        if (recipe < 0)
+        {
+            _blocks[(physical, rip, mode)] = block;
+        }
+        else
+        {
+            _variants[(physical, rip, mode, recipe)] = block;
+        }
         _byAddress.Add(block);
         _pages[physical & ~0xFFFUL].Add(block);
         if (block.SecondPage != ulong.MaxValue)
@@ -153,11 +173,16 @@ internal sealed unsafe class BlockCache : IDisposable
     /// <summary>Makes the exit jump straight to the block when that stays right whatever the guest does without invalidating.</summary>
     public void Link(int exit, Block target)
     {
-        ref BlockExit e = ref System.Runtime.InteropServices.CollectionsMarshal.AsSpan(Exits)[exit];
-        if (e.Linked is not null || !e.Source.Valid || !target.Valid || ((target.Mode ^ e.Source.Mode) & ~ModeBits.Careful) != 0)
+        if (Exits[exit].Linked is not null || !Exits[exit].Source.Valid || !target.Valid || ((target.Mode ^ Exits[exit].Source.Mode) & ~ModeBits.Careful) != 0)
         {
             return;
         }
+        bool hot = HotLoop == exit;
+        if (hot)
+        {
+            target = LoopHead(Exits[exit], target);
+        }
+        ref BlockExit e = ref System.Runtime.InteropServices.CollectionsMarshal.AsSpan(Exits)[exit];
         if (!e.SamePage)
         {
             // Between pages only while both are global: those mappings change by explicit invalidation alone.
@@ -175,11 +200,78 @@ internal sealed unsafe class BlockCache : IDisposable
         {
             return; // the jump cache polls, which must not happen behind STI
         }
-        byte* entry = e.SamePage && target.SecondPage != ulong.MaxValue ? Probe(e) : EntryFor(target, e.Flags, e.Back);
+        if (hot)
+        {
+            e.EdgeTarget = null; // not the counting one again
+        }
+        byte* entry = e.SamePage && target.SecondPage != ulong.MaxValue ? Probe(e) : e.Back && e.SamePage && !hot && target.FlagsIn == FlagState.Recipe ? BackEdge(exit, ref e, target) : EntryFor(target, ref e);
         e.Linked = target;
         target.Incoming.Add(exit);
         _emitter.Begin(_memory, e.Displacement);
         _emitter.Patch(e.Displacement, entry);
+    }
+
+    // The head of a loop is translated once more for where the flags are at the backward jump, so that the loop need not say so each time.
+    private Block LoopHead(in BlockExit exit, Block block)
+    {
+        const int MaximumVariants = 4;
+        if (!exit.Back || !exit.SamePage || block.FlagsIn != FlagState.Recipe || block.SecondPage != ulong.MaxValue)
+        {
+            return block;
+        }
+        int recipe = exit.Flags == FlagState.Host && Holds(exit.Recipe, block) ? exit.Recipe : 0;
+        if (_variants.TryGetValue((block.Physical, block.Rip, block.Mode, recipe), out Block? variant))
+        {
+            return variant;
+        }
+        SecondLevelEntry* entry = _vcpu.TlbLookup(block.Rip, AccessKind.Execute, (int)(block.Mode & 3));
+        if (block.Variants == MaximumVariants || _at + (2 * BlockReserve) > _memory.Execute + Capacity || entry == null || entry->Host == null
+            || (entry->Physical | (block.Rip & 0xFFF)) != block.Physical)
+        {
+            return block;
+        }
+        block.Variants++;
+        variant = Translate(block.Rip, block.Physical, entry->Host, block.Mode, recipe);
+        // Another processor may have changed the code meanwhile.
+        return variant is null || (recipe > 0 && (variant.FlagsIn != FlagState.Recipe || !Holds(recipe, variant))) ? block : variant;
+    }
+
+    private bool Holds(int recipe, Block block) => recipe > 0 && (_recipes[recipe].Inputs & block.EntryChanges) == 0;
+
+    // A backward jump that has not been seen often: it says where the flags are. Every so often one is looked at by C#, which makes the loop's variant.
+    private byte* BackEdge(int number, ref BlockExit exit, Block block)
+    {
+        byte* plain = block.PollEntry;
+        if (exit.EdgeTarget == plain)
+        {
+            return exit.Edge;
+        }
+        _emitter.Begin(_memory, _at);
+        exit.Edge = _emitter.Here;
+        exit.EdgeTarget = plain;
+        bool host = exit.Flags == FlagState.Host, holds = host && Holds(exit.Recipe, block);
+        if (host && !holds)
+        {
+            Stubs.PackFlags(_emitter, Field.PackedFlags);
+        }
+        _emitter.StoreImmediate32(Field.EntryRecipe, holds ? exit.Recipe : 0);
+        _emitter.SubtractGs32(Field.LoopsLeft, 1);
+        byte* often = _emitter.Jump(Cc.S);
+        _emitter.JumpTo(plain);
+        _emitter.Bind(often);
+        _emitter.StoreImmediate64(Field.ExitTarget, number);
+        _emitter.StoreImmediate64(Field.ExitInfo, ExitCode.HotLoop);
+        _emitter.JumpTo(Stubs.ExitPacked);
+        _at = (byte*)(((nint)_emitter.Here + 15) & ~15);
+        return exit.Edge;
+    }
+
+    /// <summary>Undoes the link of a loop, so that the next link makes a variant of it; says where it leads.</summary>
+    public ulong NoteHotLoop(int exit)
+    {
+        Unlink(exit);
+        HotLoop = exit;
+        return Exits[exit].Target;
     }
 
     // A block that crosses into a page whose mapping may change is reached through the jump cache, which forgets it when the mapping does.
@@ -201,34 +293,99 @@ internal sealed unsafe class BlockCache : IDisposable
         list.Add(exit);
     }
 
-    /// <summary>The entry of a block for the given place of the flags; makes a converting one when needed.</summary>
-    public byte* EntryFor(Block block, FlagState state, bool poll)
+    /// <summary>Number of a recipe, for generated code and side tables; valid until everything is dropped.</summary>
+    public int RecipeNumber(FlagRecipe recipe)
     {
-        byte* entry = block.EntryFor(state, poll);
-        if (entry == null)
+        if (!_recipeNumbers.TryGetValue(recipe, out int number))
+        {
+            _recipeNumbers[recipe] = number = _recipes.Count;
+            _recipes.Add(recipe);
+        }
+        return number;
+    }
+
+    /// <summary>The recipe that generated code has left in <c>ProcessorBlock.EntryRecipe</c>; null: the flags are packed.</summary>
+    public FlagRecipe? EntryRecipe(uint number) => number == 0 ? null : _recipes[(int)number];
+
+    /// <summary>A block that is translated already, in the page and mode of another.</summary>
+    public Block? Known(Block source, ulong rip) =>
+        _blocks.GetValueOrDefault(((source.Physical & ~0xFFFUL) | (rip & 0xFFF), rip, source.Mode & ~ModeBits.Careful));
+
+    /// <summary>The entry of a block for flags that are packed; makes a converting one when needed.</summary>
+    public byte* PackedEntry(Block block, bool poll) =>
+        block.FlagsIn == FlagState.Packed || (block.FlagsIn == FlagState.Recipe && !block.NeedsRecipe(poll)) ? poll ? block.PollEntry : block.Entry : Converting(block, false, poll);
+
+    private byte* EntryFor(Block block, ref BlockExit exit)
+    {
+        byte* plain = exit.Back ? block.PollEntry : block.Entry;
+        bool host = exit.Flags == FlagState.Host;
+        if (block.FlagsIn != FlagState.Recipe)
+        {
+            return exit.Flags == FlagState.Both || exit.Flags == block.FlagsIn ? plain : Converting(block, host, exit.Back);
+        }
+        if (!block.NeedsRecipe(exit.Back))
+        {
+            return plain;
+        }
+        if (host && block.EntryRecipe > 0)
+        {
+            return plain; // it was made for this exit's recipe
+        }
+        if (host && !Holds(exit.Recipe, block))
+        {
+            return Converting(block, true, exit.Back);
+        }
+        if (exit.RecipeLeft)
+        {
+            return plain;
+        }
+        if (!host)
+        {
+            return Converting(block, false, exit.Back);
+        }
+        if (exit.EdgeTarget != plain)
         {
             _emitter.Begin(_memory, _at);
-            entry = _emitter.Here;
+            exit.Edge = _emitter.Here;
+            exit.EdgeTarget = plain;
+            _emitter.StoreImmediate32(Field.EntryRecipe, exit.Recipe);
+            _emitter.JumpTo(plain);
+            _at = (byte*)(((nint)_emitter.Here + 15) & ~15);
+        }
+        return exit.Edge;
+    }
+
+    // An entry that moves flags from host RFLAGS or from the processor block to where the block expects them.
+    private byte* Converting(Block block, bool host, bool poll)
+    {
+        ref nint made = ref block.Converting[(poll ? 1 : 0) + (host ? 2 : 0)];
+        if (made == 0)
+        {
+            _emitter.Begin(_memory, _at);
+            made = (nint)_emitter.Here;
             if (block.FlagsIn == FlagState.Host)
             {
                 Stubs.UnpackFlags(_emitter);
             }
-            else
+            else if (host)
             {
                 Stubs.PackFlags(_emitter, Field.PackedFlags);
             }
+            if (block.FlagsIn == FlagState.Recipe)
+            {
+                _emitter.StoreImmediate32(Field.EntryRecipe, 0);
+            }
             _emitter.JumpTo(poll ? block.PollEntry : block.Entry);
             _at = (byte*)(((nint)_emitter.Here + 15) & ~15);
-            block.Converting[poll ? 1 : 0] = (nint)entry;
         }
-        return entry;
+        return (byte*)made;
     }
 
     /// <summary>A window of the block at a host address missed. After many misses the block is translated anew without windows.</summary>
     public void NoteWindowMiss(ulong hostPc)
     {
         const int Limit = 64, MaximumRemembered = 1 << 16;
-        if (TryLocate(hostPc, out Block? block, out _, out _) && block!.Valid && ++block.WindowMisses == Limit)
+        if (TryLocate(hostPc, out Block? block, out _, out _, out _) && block!.Valid && ++block.WindowMisses == Limit)
         {
             if (_checkAlone.Count >= MaximumRemembered)
             {
@@ -292,6 +449,9 @@ internal sealed unsafe class BlockCache : IDisposable
         _byAddress.Clear();
         _globalLinks.Clear();
         _checkAlone.Clear();
+        _variants.Clear();
+        _recipes.RemoveRange(1, _recipes.Count - 1);
+        _recipeNumbers.Clear();
         Exits.Clear();
         _at = _blockStart;
         Generation++;
@@ -308,7 +468,14 @@ internal sealed unsafe class BlockCache : IDisposable
         block.Valid = false;
         Invalidated++;
         Generation++;
-        _blocks.Remove((block.Physical, block.Rip, block.Mode));
+        if (block.EntryRecipe < 0)
+        {
+            _blocks.Remove((block.Physical, block.Rip, block.Mode));
+        }
+        else
+        {
+            _variants.Remove((block.Physical, block.Rip, block.Mode, block.EntryRecipe));
+        }
         foreach (int exit in block.Incoming)
         {
             Unlink(exit);
@@ -327,8 +494,8 @@ internal sealed unsafe class BlockCache : IDisposable
         }
     }
 
-    /// <summary>The block and guest RIP of a host address in generated code; whether the flags were in host RFLAGS there.</summary>
-    public bool TryLocate(ulong hostPc, out Block? block, out ulong rip, out bool flagsInHost)
+    /// <summary>The block and guest RIP of a host address in generated code; where the flags are there: packed or in host RFLAGS, or else their recipe.</summary>
+    public bool TryLocate(ulong hostPc, out Block? block, out ulong rip, out int source, out FlagRecipe recipe)
     {
         int low = 0, high = _byAddress.Count - 1;
         while (low <= high)
@@ -346,7 +513,7 @@ internal sealed unsafe class BlockCache : IDisposable
         block = high >= 0 ? _byAddress[high] : null;
         if (block is null || hostPc > (ulong)block.End)
         {
-            (rip, flagsInHost) = (0, false);
+            (rip, source, recipe) = (0, FlagSource.Packed, default);
             return false;
         }
         uint offset = (uint)(hostPc - (ulong)block.Start);
@@ -365,8 +532,9 @@ internal sealed unsafe class BlockCache : IDisposable
             }
         }
         uint entry = map[Math.Max(b, 0)];
-        rip = block.Rip + ((entry >> 1) & 0x7FFF);
-        flagsInHost = (entry & 1) != 0;
+        rip = block.Rip + ((entry >> 6) & 0x3FF);
+        source = (int)(entry & (FlagSource.Count - 1));
+        recipe = source >= FlagSource.FirstRecipe ? _recipes[block.Recipes[source - FlagSource.FirstRecipe]] : default;
         return true;
     }
 

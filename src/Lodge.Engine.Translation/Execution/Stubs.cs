@@ -341,6 +341,12 @@ internal static class ExitCode
     /// <summary>The poll at the head of a block: RIP in ExitTarget.</summary>
     public const int Poll = -5;
 
+    /// <summary>The same where <see cref="ProcessorBlock.EntryRecipe"/> tells the flags.</summary>
+    public const int PollRecipe = -12;
+
+    /// <summary>A loop that may be hot: the number of its exit in ExitTarget, <see cref="ProcessorBlock.EntryRecipe"/> tells the flags.</summary>
+    public const int HotLoop = -13;
+
     /// <summary>Indirect jump: target in ExitTarget.</summary>
     public const int Indirect = -6;
 

@@ -64,6 +64,7 @@ internal sealed unsafe partial class Translator
                 return true;
             case Step.Conditional:
                 NeedHostFlags();
+                LeaveRecipe(BranchWantsRecipe());
                 EmitExitJump(i.NearBranchTarget, ConditionNumber(i.ConditionCode));
                 EmitExitJump(i.NextIP, -1);
                 return true;
@@ -193,13 +194,13 @@ internal sealed unsafe partial class Translator
                 address = EmitOperandAccess(i, size, IsWrite(access));
             }
         }
-        if (InstructionFlags.Uses(i))
+        if ((_effects[_current] & FlagEffects.Uses) != 0)
         {
             NeedHostFlags(operand >= 0);
         }
         Map();
         _reencoder.Emit(_e, i, bitString, address);
-        if (InstructionFlags.Modifies(i))
+        if (WritesFlags(_current))
         {
             _flags = FlagState.Host;
         }
@@ -388,7 +389,11 @@ internal sealed unsafe partial class Translator
         }
     }
 
-    private void EmitDirectExit(ulong target) => EmitExitJump(target, -1);
+    private void EmitDirectExit(ulong target)
+    {
+        LeaveRecipe(WantsRecipe(target));
+        EmitExitJump(target, -1);
+    }
 
     /// <summary>A jump (conditional when <paramref name="condition"/> is not negative) that leads out until it is linked.</summary>
     private void EmitExitJump(ulong target, int condition)
@@ -400,7 +405,9 @@ internal sealed unsafe partial class Translator
             Source = _block,
             Target = target,
             Displacement = displacement,
-            Flags = _flags == FlagState.Dead ? FlagState.Both : _flags,
+            Flags = _flags,
+            Recipe = _flags == FlagState.Host && _recipe is { } recipe ? _cache.RecipeNumber(recipe) : 0,
+            RecipeLeft = _stored,
             Back = target <= _instructions[_count - 1].IP,
             InterruptShadow = _steps[_count - 1] == Step.Sti,
             SamePage = ((target ^ _block.Rip) & ~0xFFFUL) == 0 && _block.SecondPage == ulong.MaxValue,

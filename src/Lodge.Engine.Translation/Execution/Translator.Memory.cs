@@ -170,6 +170,7 @@ internal sealed unsafe partial class Translator
                 Base = number,
                 PageOffset = start,
                 Instruction = (ushort)_current,
+                Source = SourceOf(_flags),
                 Descriptor = AccessDescriptor.Make(size, group.Write, (int)(_mode & 3)) | AccessDescriptor.Window,
             });
             _e.Store(Host.R14, slot);
@@ -215,6 +216,7 @@ internal sealed unsafe partial class Translator
             TagOffset = tag,
             Descriptor = AccessDescriptor.Make(size, write, (int)(_mode & 3)),
             Instruction = (ushort)_current,
+            Source = SourceOf(_flags),
         });
     }
 
@@ -246,6 +248,7 @@ internal sealed unsafe partial class Translator
             Value = address,
             Descriptor = AccessDescriptor.Make(size, write, (int)(_mode & 3)),
             Instruction = (ushort)_current,
+            Source = SourceOf(_flags),
         });
     }
 
@@ -258,14 +261,14 @@ internal sealed unsafe partial class Translator
             switch (cold.Kind)
             {
                 case ColdAccess:
-                    MapTo(cold.Instruction, false);
+                    MapTo(cold.Instruction, cold.Source);
                     _e.GsIndex(true, 0x33, Host.R14, Host.R15, cold.TagOffset);
                     _e.MovImmediate(Host.R15, cold.Descriptor);
                     _e.Call(_cache.Stubs.SlowAccess);
                     _e.JumpTo(cold.Back);
                     break;
                 case ColdWindow:
-                    MapTo(cold.Instruction, false);
+                    MapTo(cold.Instruction, cold.Source);
                     _e.GsIndex(true, 0x33, Host.R14, Host.R15, cold.TagOffset);
                     _e.MovImmediate(Host.R15, cold.Descriptor);
                     _e.Call(_cache.Stubs.SlowAccess);
@@ -274,7 +277,7 @@ internal sealed unsafe partial class Translator
                     _e.JumpTo(cold.Back);
                     break;
                 case ColdConstantAccess:
-                    MapTo(cold.Instruction, false);
+                    MapTo(cold.Instruction, cold.Source);
                     _e.MovImmediate(Host.R14, cold.Value);
                     _e.MovImmediate(Host.R15, cold.Descriptor);
                     _e.Call(_cache.Stubs.SlowAccess);
@@ -304,10 +307,14 @@ internal sealed unsafe partial class Translator
                         }
                         break;
                     }
-                case ColdPoll or ColdPollHost:
+                case ColdPoll or ColdPollHost or ColdPollRecipe:
+                    if (cold.Kind == ColdPollRecipe && _block.EntryRecipe > 0)
+                    {
+                        _e.StoreImmediate32(Field.EntryRecipe, _block.EntryRecipe);
+                    }
                     _e.MovImmediate(Host.R14, cold.Value);
                     _e.Store(Host.R14, Field.ExitTarget);
-                    _e.StoreImmediate64(Field.ExitInfo, ExitCode.Poll);
+                    _e.StoreImmediate64(Field.ExitInfo, cold.Kind == ColdPollRecipe ? ExitCode.PollRecipe : ExitCode.Poll);
                     _e.JumpTo(cold.Kind == ColdPollHost ? _cache.Stubs.ExitHost : _cache.Stubs.ExitPacked);
                     break;
                 case ColdIndirect:

@@ -82,10 +82,11 @@ internal sealed unsafe partial class Translator
         public ulong Value { get; init; }
         public ushort Instruction { get; init; }
         public FlagState Flags { get; init; }
+        public int Source { get; init; }
         public int Base { get; init; }
     }
 
-    private const int ColdAccess = 0, ColdConstantAccess = 1, ColdX87 = 2, ColdExit = 3, ColdPoll = 4, ColdPollHost = 5, ColdIndirect = 6, ColdSti = 7, ColdInterpret = 8, ColdWindow = 9;
+    private const int ColdAccess = 0, ColdConstantAccess = 1, ColdX87 = 2, ColdExit = 3, ColdPoll = 4, ColdPollHost = 5, ColdIndirect = 6, ColdSti = 7, ColdInterpret = 8, ColdWindow = 9, ColdPollRecipe = 10;
 
     /// <summary>Translates the block whose RIP, mode and physical address are set. False when its first instruction must be interpreted.</summary>
     public bool Translate(Emitter emitter, Block block, byte* hostPage)
@@ -102,13 +103,7 @@ internal sealed unsafe partial class Translator
             return false;
         }
         FindGroups();
-        bool live = true;
-        for (int i = _count - 1; i >= 0; i--)
-        {
-            _liveAfter[i] = live;
-            live = FlagsNeededBefore(i, live);
-        }
-        block.FlagsIn = !live ? FlagState.Dead : PreferredEntry();
+        AnalyzeFlags();
 
         _e.Align(16);
         block.Start = block.PollEntry = _e.Here;
@@ -119,7 +114,9 @@ internal sealed unsafe partial class Translator
         for (_current = 0; _current < _count; _current++)
         {
             Map();
+            LeaveRecipeBeforeBranch();
             ended = EmitInstruction(_instructions[_current], _steps[_current]);
+            AdvanceRecipe();
         }
         if (!ended)
         {
@@ -128,6 +125,7 @@ internal sealed unsafe partial class Translator
         EmitColds();
         block.End = _e.Here;
         block.Map = [.. _map];
+        block.Recipes = [.. _recipes];
         block.Instructions = _count;
         return true;
     }
@@ -298,6 +296,7 @@ internal sealed unsafe partial class Translator
         {
             ref readonly Instruction i = ref _instructions[k];
             Step step = _steps[k];
+            _written[k] = _groups.Written(i, step is Step.Interpret or Step.InterpretLast or Step.RepeatString or Step.SystemCall);
             int memorySize = 0;
             bool memoryWrite = false;
             int operand = Reencoder.MemoryOperand(i);
@@ -311,16 +310,16 @@ internal sealed unsafe partial class Translator
             switch (step)
             {
                 case Step.Push or Step.Call or Step.CallIndirect or Step.PushFlags:
-                    _groups.Add(k, i, memorySize, memoryWrite, 8, -8, true, -8, barrier);
+                    _groups.Add(k, i, _written[k], memorySize, memoryWrite, 8, -8, true, -8, barrier);
                     break;
                 case Step.Pop:
-                    _groups.Add(k, i, 0, false, 8, 0, false, i.Op0Register == Register.RSP ? null : 8, barrier);
+                    _groups.Add(k, i, _written[k], 0, false, 8, 0, false, i.Op0Register == Register.RSP ? null : 8, barrier);
                     break;
                 case Step.Return:
-                    _groups.Add(k, i, 0, false, 8, 0, false, 8, barrier);
+                    _groups.Add(k, i, _written[k], 0, false, 8, 0, false, 8, barrier);
                     break;
                 default:
-                    _groups.Add(k, i, memorySize, memoryWrite, 0, 0, false, StackChange(i), barrier);
+                    _groups.Add(k, i, _written[k], memorySize, memoryWrite, 0, 0, false, StackChange(i), barrier);
                     break;
             }
         }
@@ -345,100 +344,6 @@ internal sealed unsafe partial class Translator
         }
     }
 
-    // Whether the emitted code for the step destroys host RFLAGS before the instruction itself runs.
-    private bool Clobbers(int index) => _steps[index] switch
-    {
-        Step.Nop or Step.Lea or Step.Jump or Step.Conditional or Step.ReadSelector or Step.SwapGs => false,
-        Step.Copy => HasMemory(_instructions[index]),
-        _ => true,
-    };
-
-    private static bool HasMemory(in Instruction i) => Reencoder.MemoryOperand(i) >= 0;
-
-    private bool FlagsNeededBefore(int index, bool liveAfter)
-    {
-        ref readonly Instruction i = ref _instructions[index];
-        if (_vcpu.PreciseFlags && _steps[index] is not (Step.Nop or Step.Lea or Step.Copy or Step.SwapGs) || _vcpu.PreciseFlags && HasMemory(i))
-        {
-            return true;
-        }
-        return _steps[index] switch
-        {
-            Step.Copy or Step.CopyX87 => InstructionFlags.Uses(i) || (liveAfter && !InstructionFlags.Kills(i)),
-            Step.Nop or Step.Lea or Step.ReadSelector or Step.SwapGs or Step.Push or Step.Pop or Step.Leave or Step.Cli or Step.Rdtsc => liveAfter,
-            _ => true,
-        };
-    }
-
-    private FlagState PreferredEntry()
-    {
-        for (int k = 0; k < _count; k++)
-        {
-            Step step = _steps[k];
-            if (step == Step.Conditional)
-            {
-                return FlagState.Host;
-            }
-            if (Clobbers(k))
-            {
-                return FlagState.Packed;
-            }
-            if (step is Step.Copy && InstructionFlags.Uses(_instructions[k]))
-            {
-                return FlagState.Host;
-            }
-        }
-        return FlagState.Host;
-    }
-
-    private void Map() => MapTo(_current, _flags is FlagState.Host);
-
-    private void MapTo(int index, bool flagsInHost) =>
-        _map.Add(((uint)(_e.Here - _block.Start) << 16) | ((uint)(_instructions[index].IP - _block.Rip) << 1) | (flagsInHost ? 1u : 0));
-
-    /// <summary>Before code that destroys host flags: packs them when somebody still needs them.</summary>
-    private void SecureFlags()
-    {
-        if (_flags == FlagState.Host)
-        {
-            if (FlagsNeededBefore(_current, _liveAfter[_current]))
-            {
-                Stubs.PackFlags(_e, Field.PackedFlags);
-                _flags = FlagState.Packed;
-            }
-            else
-            {
-                _flags = FlagState.Dead;
-            }
-        }
-        else if (_flags == FlagState.Both)
-        {
-            _flags = FlagState.Packed;
-        }
-    }
-
-    private void NeedHostFlags(bool keepR14 = false)
-    {
-        if (_flags == FlagState.Packed)
-        {
-            Stubs.UnpackFlags(_e, keepR14);
-            _flags = FlagState.Both;
-        }
-    }
-
-    private void NeedPackedFlags()
-    {
-        if (_flags == FlagState.Host)
-        {
-            Stubs.PackFlags(_e, Field.PackedFlags);
-            _flags = FlagState.Packed;
-        }
-        else if (_flags == FlagState.Both)
-        {
-            _flags = FlagState.Packed;
-        }
-    }
-
     private void EmitPoll()
     {
         if (_block.FlagsIn == FlagState.Host)
@@ -456,7 +361,7 @@ internal sealed unsafe partial class Translator
         {
             _e.CompareGs32(Field.ExitRequest, 0);
             byte* from = _e.Jump(Cc.Ne);
-            _colds.Add(new Cold { Kind = ColdPoll, From = from, Value = _block.Rip });
+            _colds.Add(new Cold { Kind = _block.FlagsIn == FlagState.Recipe ? ColdPollRecipe : ColdPoll, From = from, Value = _block.Rip });
         }
     }
 

@@ -121,6 +121,12 @@ internal unsafe struct ProcessorBlock
     /// <summary>1 while generated code (or a short helper of it) runs: other processors that revoke write access wait for a safe point.</summary>
     public uint Running;
 
+    /// <summary>Where the arithmetic flags are at the entry of a block that expects a recipe: its number, 0 when they are packed. Generated code only.</summary>
+    public uint EntryRecipe;
+
+    /// <summary>Backward jumps until one is looked at by C#, see <c>BlockCache.LoopInterval</c>.</summary>
+    public int LoopsLeft;
+
     /// <summary>Set by another processor: drop write permission from the TLB before going on.</summary>
     public uint RevokeRequest;
 

@@ -90,6 +90,7 @@ internal sealed unsafe partial class Vcpu
         ["interpreted instructions"] = InterpretedInstructions,
         ["slow memory accesses"] = SlowAccesses,
         ["indirect misses"] = IndirectMisses,
+        ["flags rebuilt"] = FlagsRebuilt,
         ["careful blocks"] = CarefulBlocks,
         ["translated blocks"] = Blocks.Translated,
         ["translated instructions"] = Blocks.TranslatedInstructions,

@@ -93,12 +93,6 @@ internal sealed unsafe partial class Vcpu
     private bool _debugInterpret;
     private bool _forceInterpret;
 
-    /// <summary>
-    /// Translated code keeps arithmetic flags that nothing reads any more, so that a fault shows them: for comparing T0 with T1. Change it only while not
-    /// running, and before the code is translated.
-    /// </summary>
-    internal bool PreciseFlags;
-
     /// <summary>Everything is executed one instruction at a time by C# (T0). For tests; change it only while not running.</summary>
     internal bool ForceInterpret
     {

@@ -19,7 +19,7 @@ internal sealed unsafe partial class Vcpu
     private int _registration;
 
     /// <summary>Counters for <c>--trace</c>.</summary>
-    internal long Exits, Faults, InterruptsTaken, SlowAccesses, Halts, IndirectMisses, CarefulBlocks;
+    internal long Exits, Faults, InterruptsTaken, SlowAccesses, Halts, IndirectMisses, CarefulBlocks, FlagsRebuilt;
 
     internal void Enlist()
     {
@@ -321,7 +321,7 @@ internal sealed unsafe partial class Vcpu
         }
         while (true)
         {
-            byte* entry = Blocks.EntryFor(block, FlagState.Packed, true);
+            byte* entry = Blocks.PackedEntry(block, true);
             B->Running = 1;
             Interlocked.MemoryBarrier();
             if (Volatile.Read(ref B->RevokeRequest) != 0)
@@ -340,10 +340,12 @@ internal sealed unsafe partial class Vcpu
                     DeliverHostFault();
                     return;
                 case ExitCode.GuestFault:
+                    RebuildFlags();
                     Faults++;
                     Deliver(PendingFault.Vector, PendingFault.ErrorCode, PendingFault.Address);
                     return;
                 case ExitCode.Interpret:
+                    RebuildFlags();
                     InterpretOne();
                     return;
                 case ExitCode.Resume:
@@ -360,6 +362,7 @@ internal sealed unsafe partial class Vcpu
                     }
                     break;
                 case ExitCode.Careful:
+                    RebuildFlags();
                     CarefulBlocks++;
                     Blocks.NoteWindowMiss(B->ExitSite);
                     block = Blocks.Find(B->Rip, out interpret, careful: true);
@@ -372,6 +375,10 @@ internal sealed unsafe partial class Vcpu
                 case ExitCode.Poll:
                     B->Rip = B->ExitTarget;
                     return;
+                case ExitCode.PollRecipe:
+                    B->Rip = B->ExitTarget;
+                    RebuildFlags(FlagSource.Entry, default);
+                    return;
                 case ExitCode.InterpretAt:
                     B->Rip = B->ExitTarget;
                     InterpretOne();
@@ -381,6 +388,26 @@ internal sealed unsafe partial class Vcpu
                     B->InterruptShadow = Shadow.Sti;
                     B->ExitRequest = 1;
                     return;
+                case ExitCode.HotLoop:
+                    RebuildFlags(FlagSource.Entry, default);
+                    B->LoopsLeft = BlockCache.LoopInterval;
+                    int loop = (int)B->ExitTarget;
+                    B->Rip = Blocks.NoteHotLoop(loop);
+                    if (B->ExitRequest != 0)
+                    {
+                        return;
+                    }
+                    uint before = Blocks.Generation;
+                    block = Blocks.Find(B->Rip, out _);
+                    if (block is null)
+                    {
+                        return;
+                    }
+                    if (before == Blocks.Generation)
+                    {
+                        Blocks.Link(loop, block);
+                    }
+                    break;
                 case ExitCode.Indirect:
                     B->Rip = B->ExitTarget;
                     if (B->ExitRequest != 0)
@@ -453,16 +480,42 @@ internal sealed unsafe partial class Vcpu
     /// <summary>A copied instruction in a block raised a host signal.</summary>
     private void DeliverHostFault()
     {
-        if (!Blocks.TryLocate(B->FaultPc, out _, out ulong rip, out bool flagsInHost))
+        if (!Blocks.TryLocate(B->FaultPc, out _, out ulong rip, out int source, out FlagRecipe recipe))
         {
             throw new EngineFailure($"signal {B->FaultSignal} at {B->FaultPc:x} outside translated code");
         }
         B->Rip = rip;
-        if (flagsInHost)
+        RebuildFlags(source, recipe);
+        InterpretOne(); // raises the same fault precisely
+    }
+
+    // The slow path of an access has left the block.
+    private void RebuildFlags()
+    {
+        if (!Blocks.TryLocate(B->ExitSite, out _, out _, out int source, out FlagRecipe recipe))
+        {
+            throw new EngineFailure($"memory access at {B->ExitSite:x} outside translated code");
+        }
+        RebuildFlags(source, recipe);
+    }
+
+    /// <summary>Packs the flags at a point of translated code that was left. The registers are still those of that point.</summary>
+    private void RebuildFlags(int source, FlagRecipe recipe)
+    {
+        if (source == FlagSource.Host)
         {
             B->PackedFlags = B->FaultFlags;
         }
-        InterpretOne(); // raises the same fault precisely
+        else if (source >= FlagSource.FirstRecipe)
+        {
+            B->PackedFlags = recipe.Evaluate(B);
+            FlagsRebuilt++;
+        }
+        else if (source == FlagSource.Entry && Blocks.EntryRecipe(B->EntryRecipe) is { } left)
+        {
+            B->PackedFlags = left.Evaluate(B);
+            FlagsRebuilt++;
+        }
     }
 
     /// <summary>The slow path of memory accesses of generated code. Returns the host address, or 0 after setting ExitInfo and RIP.</summary>
@@ -520,7 +573,7 @@ internal sealed unsafe partial class Vcpu
     private ulong LeaveFor(int code, ulong returnAddress)
     {
         B->ExitInfo = (ulong)(long)code;
-        if (!Blocks.TryLocate(returnAddress - 1, out _, out ulong rip, out _))
+        if (!Blocks.TryLocate(returnAddress - 1, out _, out ulong rip, out _, out _))
         {
             throw new EngineFailure($"memory access at {returnAddress:x} outside translated code");
         }

@@ -390,7 +390,7 @@ internal sealed unsafe partial class Vcpu
         ulong key = rip ^ (user ? B->UserJumpKey : B->SupervisorJumpKey);
         int index = (int)((key >> 6) ^ key) & (ProcessorBlock.JumpCacheEntries - 1);
         B->JumpCache[index * 2] = key;
-        B->JumpCache[(index * 2) + 1] = (ulong)Blocks.EntryFor(block, Execution.FlagState.Packed, false);
+        B->JumpCache[(index * 2) + 1] = (ulong)Blocks.PackedEntry(block, false);
         _jumpPages[(rip >> 18) & 63] |= 1UL << (int)((rip >> 12) & 63);
     }
 
