@@ -176,7 +176,7 @@ internal unsafe struct ProcessorBlock
     /// <summary>Entries of <see cref="JumpCache"/>.</summary>
     public const int JumpCacheEntries = 4096;
 
-    private const int AlignWords = 4;
+    private const int AlignWords = 3;
 
     /// <summary>Segment by register number (<see cref="Seg"/>; 6 LDTR, 7 TR).</summary>
     public static Segment* SegmentOf(ProcessorBlock* block, int index) => &block->Segment0 + index;
