@@ -200,6 +200,16 @@ public sealed unsafe class FlagRecipeTests : IDisposable
                 a.Label(ref target);
                 Fault(a);
             });
+            Check($"{name}, call that shares a check", a =>
+            {
+                Label target = a.CreateLabel();
+                a.mov(rsp, Stack - 0x100);
+                a.push(r8);
+                producer(a);
+                a.call(target);
+                a.Label(ref target);
+                Fault(a);
+            });
             Check($"{name}, return", a =>
             {
                 Label target = a.CreateLabel(), leaf = a.CreateLabel(), start = a.CreateLabel();

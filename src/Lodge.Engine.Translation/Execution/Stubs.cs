@@ -342,10 +342,10 @@ internal static class ExitCode
     public const int Poll = -5;
 
     /// <summary>The same where <see cref="ProcessorBlock.EntryRecipe"/> tells the flags.</summary>
-    public const int PollRecipe = -12;
+    public const int PollRecipe = -13;
 
     /// <summary>A loop that may be hot: the number of its exit in ExitTarget, <see cref="ProcessorBlock.EntryRecipe"/> tells the flags.</summary>
-    public const int HotLoop = -13;
+    public const int HotLoop = -14;
 
     /// <summary>Indirect jump: target in ExitTarget.</summary>
     public const int Indirect = -6;

@@ -40,6 +40,7 @@ internal sealed unsafe partial class Translator
                 return false;
             case Step.Call:
                 EmitPushReturn(i.NextIP);
+                AdvanceRecipe();
                 EmitDirectExit(i.NearBranchTarget);
                 return true;
             case Step.CallIndirect:

@@ -40,8 +40,7 @@ internal sealed unsafe class RegisterImage : IDisposable
 
     /// <summary>What differs, one a line; null when nothing does. This one is T1's.</summary>
     /// <param name="zero">T0's.</param>
-    /// <param name="flags">Compare the arithmetic flags, too.</param>
-    public string? Difference(RegisterImage zero, bool flags)
+    public string? Difference(RegisterImage zero)
     {
         ProcessorBlock* a = zero._b, b = _b;
         StringBuilder? text = null;
@@ -50,10 +49,7 @@ internal sealed unsafe class RegisterImage : IDisposable
             Check(ref text, GeneralNames[i], a->Gpr[i], b->Gpr[i]);
         }
         Check(ref text, "RIP", a->Rip, b->Rip);
-        if (flags)
-        {
-            Check(ref text, "flags (SF ZF - AF - PF - CF at 15-8, OF at 0)", a->PackedFlags & 0xD501, b->PackedFlags & 0xD501);
-        }
+        Check(ref text, "flags (SF ZF - AF - PF - CF at 15-8, OF at 0)", a->PackedFlags & 0xD501, b->PackedFlags & 0xD501);
         Check(ref text, "RFLAGS without them", a->SystemFlags, b->SystemFlags);
         Check(ref text, "CPL", a->Cpl, b->Cpl);
         Check(ref text, "mode", a->Mode, b->Mode);

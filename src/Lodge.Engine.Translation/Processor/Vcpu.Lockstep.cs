@@ -81,7 +81,7 @@ internal sealed unsafe partial class Vcpu
             }
             return;
         }
-        byte* entry = Blocks.EntryFor(block, FlagState.Packed, false);
+        byte* entry = Blocks.PackedEntry(block, false);
         bool compare = comparison.Wants(block), chain = !compare && comparison.WantsChain(block);
         if (compare)
         {
@@ -112,17 +112,16 @@ internal sealed unsafe partial class Vcpu
             Volatile.Write(ref B->Running, 0);
             Exits++;
             int code = (int)B->ExitInfo;
-            (LeftAt left, int count) = Settle(code, block);
+            (LeftAt left, int count) = Settle(code, block, comparison.LeftAtEffect);
             if (_failure is not null)
             {
                 return;
             }
-            if (chain || (compare && code != ExitCode.Poll))
+            if (chain || (compare && code is not (ExitCode.Poll or ExitCode.PollRecipe or ExitCode.HotLoop)))
             {
                 ulong site = B->ExitSite;
                 var fault = PendingFault;
-                bool exactFlags = HasExactFlags(code, comparison.LeftAtEffect);
-                Compare(comparison, block, left, chain ? (int)Math.Min(MaximumChain, 1000 + (8 * ticks)) : count, chain, exactFlags);
+                Compare(comparison, block, left, chain ? (int)Math.Min(MaximumChain, 1000 + (8 * ticks)) : count, chain);
                 (B->ExitSite, PendingFault) = (site, fault);
             }
             comparison.Phase = ComparisonPhase.None;
@@ -134,31 +133,23 @@ internal sealed unsafe partial class Vcpu
         }
     }
 
-    // Where arithmetic flags that nothing reads any more may be arbitrary: at the slow path of an access or a host signal in mid-block, and at the poll
-    // of a block that overwrites them.
-    private bool HasExactFlags(int code, bool leftAtEffect) => code switch
-    {
-        ExitCode.Interpret or ExitCode.GuestFault or ExitCode.Careful or ExitCode.HostFault => leftAtEffect,
-        ExitCode.Poll => Blocks.Find(B->Rip, out _) is not { FlagsIn: FlagState.Dead },
-        _ => true,
-    };
-
     // Makes the processor block the architectural state at the exit.
-    private (LeftAt Left, int Count) Settle(int code, Block block)
+    private (LeftAt Left, int Count) Settle(int code, Block block, bool flagsPacked)
     {
         int all = block.Instructions;
+        if (code is ExitCode.GuestFault or ExitCode.Interpret or ExitCode.Careful && !flagsPacked)
+        {
+            RebuildFlags();
+        }
         switch (code)
         {
             case ExitCode.HostFault:
-                if (!Blocks.TryLocate(B->FaultPc, out _, out ulong rip, out bool flagsInHost))
+                if (!Blocks.TryLocate(B->FaultPc, out _, out ulong rip, out int source, out FlagRecipe recipe))
                 {
                     throw new EngineFailure($"signal {B->FaultSignal} at {B->FaultPc:x} outside translated code");
                 }
                 B->Rip = rip;
-                if (flagsInHost)
-                {
-                    B->PackedFlags = B->FaultFlags;
-                }
+                RebuildFlags(source, recipe);
                 return (LeftAt.Rip, all);
             case ExitCode.GuestFault:
                 return (LeftAt.Fault, all);
@@ -191,6 +182,14 @@ internal sealed unsafe partial class Vcpu
                 return (LeftAt.Count, all - 1);
             case ExitCode.Poll or ExitCode.Indirect:
                 B->Rip = B->ExitTarget;
+                return (LeftAt.Count, all);
+            case ExitCode.PollRecipe:
+                B->Rip = B->ExitTarget;
+                RebuildFlags(FlagSource.Entry, default);
+                return (LeftAt.Count, all);
+            case ExitCode.HotLoop:
+                B->Rip = Blocks.Exits[(int)B->ExitTarget].Target;
+                RebuildFlags(FlagSource.Entry, default);
                 return (LeftAt.Count, all);
             case ExitCode.Sti:
                 B->Rip = B->ExitTarget;
@@ -235,6 +234,17 @@ internal sealed unsafe partial class Vcpu
                     EnterJump(B->Rip, block);
                 }
                 break;
+            case ExitCode.HotLoop:
+                B->LoopsLeft = BlockCache.LoopInterval;
+                int loop = (int)B->ExitTarget;
+                Blocks.NoteHotLoop(loop);
+                uint before = Blocks.Generation;
+                Block head = Blocks.Exits[loop].Source;
+                if (Blocks.Find(B->Rip, out _) is { } again && before == Blocks.Generation && comparison.MayLink(head, again))
+                {
+                    Blocks.Link(loop, again);
+                }
+                break;
             case >= 0 when B->ExitRequest == 0:
                 uint generation = Blocks.Generation;
                 Block source = Blocks.Exits[code].Source;
@@ -246,7 +256,7 @@ internal sealed unsafe partial class Vcpu
         }
     }
 
-    private void Compare(TierComparison comparison, Block block, LeftAt left, int count, bool chain, bool exactFlags)
+    private void Compare(TierComparison comparison, Block block, LeftAt left, int count, bool chain)
     {
         if (comparison.Shadow.Overflowed)
         {
@@ -262,7 +272,7 @@ internal sealed unsafe partial class Vcpu
         ulong rip = comparison.AfterT1.Registers->Rip;
         int steps;
         string? wrong = chain
-            ? ReplayChain(comparison, left, count, rip, (vector, error, address), exactFlags, out steps)
+            ? ReplayChain(comparison, left, count, rip, (vector, error, address), out steps)
             : Replay(left, count, rip, (vector, error, address), out steps);
         SaveX87();
         comparison.AfterT0.Take(B);
@@ -274,7 +284,7 @@ internal sealed unsafe partial class Vcpu
             comparison.GivenUp++;
             return;
         }
-        wrong += comparison.AfterT1.Difference(comparison.AfterT0, exactFlags);
+        wrong += comparison.AfterT1.Difference(comparison.AfterT0);
         if (comparison.Shadow.Difference() is { } memory)
         {
             wrong += "\n" + memory;
@@ -321,7 +331,7 @@ internal sealed unsafe partial class Vcpu
     }
 
     // The same for a chain of blocks, whose number of instructions is not known: T0 runs until it is in the state in which T1 left.
-    private string? ReplayChain(TierComparison comparison, LeftAt left, int limit, ulong rip, (Vector Vector, uint? ErrorCode, ulong Address) expected, bool exactFlags, out int steps)
+    private string? ReplayChain(TierComparison comparison, LeftAt left, int limit, ulong rip, (Vector Vector, uint? ErrorCode, ulong Address) expected, out int steps)
     {
         for (steps = 0; steps < limit; steps++)
         {
@@ -329,7 +339,7 @@ internal sealed unsafe partial class Vcpu
             {
                 SaveX87();
                 comparison.AfterT0.Take(B);
-                if (comparison.AfterT1.Difference(comparison.AfterT0, exactFlags) is null && comparison.Shadow.Difference() is null)
+                if (comparison.AfterT1.Difference(comparison.AfterT0) is null && comparison.Shadow.Difference() is null)
                 {
                     return null;
                 }
