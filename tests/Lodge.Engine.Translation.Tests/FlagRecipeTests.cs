@@ -82,6 +82,14 @@ public sealed unsafe class FlagRecipeTests : IDisposable
         ["comisd, then an operand changes"] = a => { a.comisd(xmm1, xmm2); a.movaps(xmm2, xmm3); },
         ["vucomisd, then an operand changes by YMM"] = a => { a.vucomisd(xmm1, xmm2); a.vpxor(ymm1, ymm1, ymm1); },
         ["cmp r, mem"] = a => a.cmp(rax, __[rbx]),
+        ["cmp r8, mem"] = a => a.cmp(dl, __byte_ptr[rbx + 3]),
+        ["cmp mem, r16"] = a => a.cmp(__word_ptr[rbx], ax),
+        ["cmp mem, r14"] = a => a.cmp(__[rbx], r14),
+        ["cmp mem, rsp"] = a => a.cmp(__[rbx], rsp),
+        ["cmp mem, ah"] = a => a.cmp(__[rbx], ah),
+        ["test mem, imm"] = a => a.test(__byte_ptr[rbx + 1], 0x81),
+        ["cmp mem of R14, imm"] = a => { a.mov(r14, rbx); a.cmp(__qword_ptr[r14], -7); },
+        ["cmp mem of constant address"] = a => a.cmp(__qword_ptr[(long)Data + 0x10], rdx),
         ["cmp mem, imm"] = a => a.cmp(__dword_ptr[rbx], 5),
         ["add r, mem"] = a => a.add(rax, __[rbx]),
         ["add mem, r"] = a => a.add(__[rbx], rax),
@@ -247,7 +255,6 @@ public sealed unsafe class FlagRecipeTests : IDisposable
                 a.lea(rdi, __[rdi + 16]);
                 a.mov(r8, __[rdi]);
                 producer(a);
-                a.mov(rsp, Stack - 0x200);
                 a.js(loop);
                 a.jmp(loop);
                 a.Label(ref next);
@@ -342,6 +349,10 @@ public sealed unsafe class FlagRecipeTests : IDisposable
     [InlineData("add r64, r64")]
     [InlineData("comisd")]
     [InlineData("add r, mem")]
+    [InlineData("cmp mem, r16")]
+    [InlineData("cmp r8, mem")]
+    [InlineData("cmp mem, r14")]
+    [InlineData("test mem, imm")]
     [InlineData("imul")]
     [InlineData("shl")]
     public void LeavingALoopShowsFlags(string producer)

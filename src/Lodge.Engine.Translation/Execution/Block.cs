@@ -42,8 +42,14 @@ internal sealed unsafe class Block
     /// <summary>What the entry expects: Recipe (in <c>ProcessorBlock.EntryRecipe</c>, when anything can show them), Host or Packed.</summary>
     public FlagState FlagsIn;
 
-    /// <summary>A fault may show the flags at the entry that <see cref="FlagState.Recipe"/> tells.</summary>
+    /// <summary>Nothing reads the flags at the entry.</summary>
+    public bool EntryDead;
+
+    /// <summary>A fault may show them all the same.</summary>
     public bool EntryObserved;
+
+    /// <summary>It was first reached with packed flags, as after a call or a return: it expects them there when a fault may show them.</summary>
+    public bool PrefersPacked;
 
     /// <summary>The recipe (0: packed) that a variant for a backward jump was made for, -1 for the block that all others reach.</summary>
     public int EntryRecipe = -1;

@@ -66,7 +66,8 @@ internal sealed unsafe class BlockCache : IDisposable
     /// Finds or translates the block at RIP of the current mode. Null with <see cref="Vcpu.PendingFault"/> set when the fetch faults; null with
     /// <paramref name="interpret"/> when it must be interpreted.
     /// </summary>
-    public Block? Find(ulong rip, out bool interpret, bool careful = false)
+    /// <param name="packed">It is reached with packed flags, by a jump that will come often.</param>
+    public Block? Find(ulong rip, out bool interpret, bool careful = false, bool packed = false)
     {
         interpret = false;
         if (_at + StubReserve > _memory.Execute + Capacity)
@@ -112,7 +113,7 @@ internal sealed unsafe class BlockCache : IDisposable
                 return block;
             }
         }
-        Block? made = Translate(rip, physical, entry->Host, mode, -1);
+        Block? made = Translate(rip, physical, entry->Host, mode, -1, packed);
         interpret = made is null;
         return made;
     }
@@ -124,7 +125,7 @@ internal sealed unsafe class BlockCache : IDisposable
         return second != null && second->Physical == block.SecondPage;
     }
 
-    private Block? Translate(ulong rip, ulong physical, byte* hostPage, uint mode, int recipe)
+    private Block? Translate(ulong rip, ulong physical, byte* hostPage, uint mode, int recipe, bool packed)
     {
         if (_at + BlockReserve > _memory.Execute + Capacity)
         {
@@ -133,7 +134,7 @@ internal sealed unsafe class BlockCache : IDisposable
         PreparePage(physical & ~0xFFFUL);
         _emitter.Begin(_memory, _at);
         int firstExit = Exits.Count;
-        var block = new Block { Rip = rip, Mode = mode, Physical = physical, FirstExit = firstExit, EntryRecipe = recipe, ChecksAlone = _checkAlone.Contains((physical, rip)) };
+        var block = new Block { Rip = rip, Mode = mode, Physical = physical, FirstExit = firstExit, EntryRecipe = recipe, PrefersPacked = packed, ChecksAlone = _checkAlone.Contains((physical, rip)) };
         if (!_translator.Translate(_emitter, block, hostPage))
         {
             return null;
@@ -204,7 +205,7 @@ internal sealed unsafe class BlockCache : IDisposable
         {
             e.EdgeTarget = null; // not the counting one again
         }
-        byte* entry = e.SamePage && target.SecondPage != ulong.MaxValue ? Probe(e) : e.Back && e.SamePage && !hot && target.FlagsIn == FlagState.Recipe ? BackEdge(exit, ref e, target) : EntryFor(target, ref e);
+        byte* entry = e.SamePage && target.SecondPage != ulong.MaxValue ? Probe(e) : e.Back && e.SamePage && !hot && target.EntryDead && target.FlagsIn != FlagState.Host ? BackEdge(exit, ref e, target) : EntryFor(target, ref e);
         e.Linked = target;
         target.Incoming.Add(exit);
         _emitter.Begin(_memory, e.Displacement);
@@ -215,11 +216,15 @@ internal sealed unsafe class BlockCache : IDisposable
     private Block LoopHead(in BlockExit exit, Block block)
     {
         const int MaximumVariants = 4;
-        if (!exit.Back || !exit.SamePage || block.FlagsIn != FlagState.Recipe || block.SecondPage != ulong.MaxValue)
+        if (!exit.Back || !exit.SamePage || !block.EntryDead || block.SecondPage != ulong.MaxValue)
         {
             return block;
         }
         int recipe = exit.Flags == FlagState.Host && Holds(exit.Recipe, block) ? exit.Recipe : 0;
+        if (recipe == 0 && block.FlagsIn == FlagState.Packed)
+        {
+            return block;
+        }
         if (_variants.TryGetValue((block.Physical, block.Rip, block.Mode, recipe), out Block? variant))
         {
             return variant;
@@ -231,7 +236,7 @@ internal sealed unsafe class BlockCache : IDisposable
             return block;
         }
         block.Variants++;
-        variant = Translate(block.Rip, block.Physical, entry->Host, block.Mode, recipe);
+        variant = Translate(block.Rip, block.Physical, entry->Host, block.Mode, recipe, false);
         // Another processor may have changed the code meanwhile.
         return variant is null || (recipe > 0 && (variant.FlagsIn != FlagState.Recipe || !Holds(recipe, variant))) ? block : variant;
     }
@@ -249,12 +254,16 @@ internal sealed unsafe class BlockCache : IDisposable
         _emitter.Begin(_memory, _at);
         exit.Edge = _emitter.Here;
         exit.EdgeTarget = plain;
-        bool host = exit.Flags == FlagState.Host, holds = host && Holds(exit.Recipe, block);
+        bool host = exit.Flags == FlagState.Host, holds = host && block.FlagsIn == FlagState.Recipe && Holds(exit.Recipe, block);
         if (host && !holds)
         {
             Stubs.PackFlags(_emitter, Field.PackedFlags);
         }
         _emitter.StoreImmediate32(Field.EntryRecipe, holds ? exit.Recipe : 0);
+        if (holds && _recipes[exit.Recipe].NeedsOperand)
+        {
+            _emitter.Store(Host.R15, Field.EntryOperand);
+        }
         _emitter.SubtractGs32(Field.LoopsLeft, 1);
         byte* often = _emitter.Jump(Cc.S);
         _emitter.JumpTo(plain);
@@ -327,17 +336,14 @@ internal sealed unsafe class BlockCache : IDisposable
         {
             return plain;
         }
-        if (host && block.EntryRecipe > 0)
-        {
-            return plain; // it was made for this exit's recipe
-        }
         if (host && !Holds(exit.Recipe, block))
         {
             return Converting(block, true, exit.Back);
         }
-        if (exit.RecipeLeft)
+        bool operand = host && block.EntryObserved && _recipes[exit.Recipe].NeedsOperand;
+        if (exit.RecipeLeft || (block.EntryRecipe > 0 && !operand))
         {
-            return plain;
+            return plain; // said already, or what a variant was made for
         }
         if (!host)
         {
@@ -348,7 +354,14 @@ internal sealed unsafe class BlockCache : IDisposable
             _emitter.Begin(_memory, _at);
             exit.Edge = _emitter.Here;
             exit.EdgeTarget = plain;
-            _emitter.StoreImmediate32(Field.EntryRecipe, exit.Recipe);
+            if (operand)
+            {
+                _emitter.Store(Host.R15, Field.EntryOperand);
+            }
+            if (block.EntryRecipe < 0)
+            {
+                _emitter.StoreImmediate32(Field.EntryRecipe, exit.Recipe);
+            }
             _emitter.JumpTo(plain);
             _at = (byte*)(((nint)_emitter.Here + 15) & ~15);
         }

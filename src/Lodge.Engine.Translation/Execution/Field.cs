@@ -7,7 +7,7 @@ internal static unsafe class Field
 {
     public static readonly int Rip, NextRip, PackedFlags, SystemFlags, ExitRequest, InterruptPending, Cpl, Mode, X87Loaded, Mxcsr, HostMxcsr, TscOffset, TscAux;
     public static readonly int HostRsp, Scratch0, Scratch1, Scratch2, Scratch3, FaultPc, FaultSignal, FaultFlags, ExitInfo, ExitTarget, ExitSite, Self, FaultExit;
-    public static readonly int UserJumpKey, SupervisorJumpKey, ExtendedState, Ymm, InstructionTlb, JumpCache, Tlb, InterruptShadow, Segments, Windows, SystemCallMode, KernelGsBase, Star, Lstar, SyscallMask, EntryRecipe, LoopsLeft;
+    public static readonly int UserJumpKey, SupervisorJumpKey, ExtendedState, Ymm, InstructionTlb, JumpCache, Tlb, InterruptShadow, Segments, Windows, SystemCallMode, KernelGsBase, Star, Lstar, SyscallMask, EntryRecipe, EntryOperand, LoopsLeft;
 
     static Field()
     {
@@ -55,6 +55,7 @@ internal static unsafe class Field
         Lstar = Of(&b->Lstar);
         SyscallMask = Of(&b->SyscallMask);
         EntryRecipe = Of(&b->EntryRecipe);
+        EntryOperand = Of(&b->EntryOperand);
         LoopsLeft = Of(&b->LoopsLeft);
         Segments = Of(&b->Segment0);
         System.Runtime.InteropServices.NativeMemory.Free(b);

@@ -37,8 +37,16 @@ internal enum FlagOperation : byte
 /// <param name="Immediate">Second operand when it is no register.</param>
 internal readonly record struct FlagRecipe(FlagOperation Operation, byte Size, byte Left, sbyte Right, ulong Immediate)
 {
+    /// <summary>Number of the memory operand, which is in host R15 behind the comparison that ends a block, or in <c>ProcessorBlock.EntryOperand</c>.</summary>
+    public const byte MemoryOperand = 32;
+
+    /// <summary>The memory operand is needed.</summary>
+    public bool NeedsOperand => Left == MemoryOperand || Right == MemoryOperand;
+
     /// <summary>Registers that must be as the instruction left them: bit n for general register n, bit 16 + n for XMM register n.</summary>
-    public uint Inputs => IsConstant ? 0 : Operation == FlagOperation.CompareFloat ? 0x1_0000U << Left | 0x1_0000U << Right : (1U << Left) | (Right >= 0 ? 1U << Right : 0);
+    public uint Inputs => IsConstant ? 0 : Operation == FlagOperation.CompareFloat ? 0x1_0000U << Left | 0x1_0000U << Right : Bit(Left) | (Right >= 0 ? Bit(Right) : 0);
+
+    private static uint Bit(int number) => number == MemoryOperand ? 0 : 1U << number;
 
     /// <inheritdoc/>
     public bool Equals(FlagRecipe other) => Key == other.Key && Immediate == other.Immediate;
@@ -108,12 +116,39 @@ internal readonly record struct FlagRecipe(FlagOperation Operation, byte Size, b
         }
     }
 
+    /// <summary>The recipe of CMP and TEST with a memory operand whose value is kept in R15, or null.</summary>
+    public static FlagRecipe? OfComparisonInMemory(in Instruction i)
+    {
+        if (i.Mnemonic is not (Mnemonic.Cmp or Mnemonic.Test) || i.OpCount != 2)
+        {
+            return null;
+        }
+        FlagOperation operation = i.Mnemonic == Mnemonic.Cmp ? FlagOperation.Compare : FlagOperation.Test;
+        if (i.Op0Kind == OpKind.Memory)
+        {
+            byte size = (byte)i.MemorySize.GetSize();
+            if (i.Op1Kind == OpKind.Register)
+            {
+                return IsSame(i.Op1Register) ? new FlagRecipe(operation, size, MemoryOperand, (sbyte)Reencoder.Number(i.Op1Register), 0) : null;
+            }
+            return new FlagRecipe(operation, size, MemoryOperand, -1, i.GetImmediate(1));
+        }
+        return i.Op1Kind == OpKind.Memory && i.Op0Kind == OpKind.Register && IsSame(i.Op0Register)
+            ? new FlagRecipe(operation, (byte)i.MemorySize.GetSize(), (byte)Reencoder.Number(i.Op0Register), (sbyte)MemoryOperand, 0)
+            : null;
+    }
+
+    // In the same host register as in the guest's.
+    private static bool IsSame(Register register) => IsPlain(register) && Reencoder.Number(register) is not (4 or >= 13);
+
     /// <summary>The flags in the form of <c>ProcessorBlock.PackedFlags</c>.</summary>
     /// <param name="block">The guest's state at the point where they are wanted.</param>
     public unsafe ulong Evaluate(ProcessorBlock* block) =>
         Operation == FlagOperation.CompareFloat
             ? EvaluateFloat(*(ulong*)(block->Ymm + (Left * 32)), *(ulong*)(block->Ymm + (Right * 32)), (block->Mxcsr & 0x40) != 0)
-            : Evaluate(new ReadOnlySpan<ulong>(block->Gpr, 16));
+            : Evaluate(Value(block, Left), Right >= 0 ? Value(block, Right) : Immediate);
+
+    private static unsafe ulong Value(ProcessorBlock* block, int number) => number == MemoryOperand ? block->EntryOperand : block->Gpr[number];
 
     // SDM vol. 2, COMISD: unordered 111, greater 000, less 001, equal 100 in ZF, PF, CF; the others are cleared. MXCSR.DAZ takes denormals for zeros.
     private ulong EvaluateFloat(ulong left, ulong right, bool denormalsAreZeros)
@@ -129,11 +164,10 @@ internal readonly record struct FlagRecipe(FlagOperation Operation, byte Size, b
         return (2UL | (a > b ? 0UL : a < b ? 1UL : a == b ? 0x40UL : 0x45UL)) << 8;
     }
 
-    private ulong Evaluate(ReadOnlySpan<ulong> registers)
+    private ulong Evaluate(ulong left, ulong right)
     {
         int bits = Size * 8;
         ulong mask = ulong.MaxValue >> (64 - bits), sign = 1UL << (bits - 1);
-        ulong left = registers[Left], right = Right >= 0 ? registers[Right] : Immediate;
         ulong a, b, result;
         bool carry = false, overflow = false, adjust = false;
         switch (Operation)

@@ -182,6 +182,33 @@ internal sealed unsafe class Reencoder
         }
     }
 
+    /// <summary>CMP and TEST with a memory operand, whose value goes to R15 first. The other operand is not in a renamed register.</summary>
+    public void EmitComparisonInR15(Emitter e, in Instruction instruction, HostAddress at)
+    {
+        int size = instruction.MemorySize.GetSize();
+        int load = size switch { 1 => 0x0FB6, 2 => 0x0FB7, _ => 0x8B };
+        if (at.HasIndex)
+        {
+            e.MemIndex(size == 8, load, Host.R15, at.Base, Host.R14, 1, at.Displacement);
+        }
+        else
+        {
+            e.Mem(size == 8, load, Host.R15, at.Base, at.Displacement);
+        }
+        Instruction copy = instruction;
+        int operand = MemoryOperand(instruction);
+        copy.SetOpKind(operand, OpKind.Register);
+        copy.SetOpRegister(operand, Make(15, size));
+        copy.SegmentPrefix = Register.None;
+        copy.Code = In64BitCode(copy.Code);
+        _buffer.Length = 0;
+        if (!_encoder.TryEncode(copy, 0, out uint length, out string? error))
+        {
+            throw new NotSupportedException($"cannot encode {instruction}: {error}");
+        }
+        e.Bytes(_buffer.Bytes.AsSpan(0, (int)length));
+    }
+
     /// <summary>Number (0-15) of a general register of any width other than AH-BH.</summary>
     public static int Number(Register register) => register switch
     {

@@ -31,17 +31,19 @@ internal sealed unsafe partial class Translator
         _recipe = null;
         _stored = false;
         _fromEntry = !live;
-        _block.FlagsIn = live ? PreferredEntry() : _block.EntryRecipe == 0 ? FlagState.Packed : FlagState.Recipe;
+        _block.EntryDead = !live;
         if (_block.EntryRecipe > 0)
         {
             _fromEntry = false;
             _recipes.Add(_block.EntryRecipe);
         }
+        bool clobbered = false;
         if (!live)
         {
             uint changed = 0;
             for (int k = 0; k < _count; k++)
             {
+                clobbered |= Clobbers(k);
                 if (_observes[k])
                 {
                     _block.EntryObserved = true;
@@ -54,6 +56,12 @@ internal sealed unsafe partial class Translator
                 changed |= _written[k];
             }
         }
+        _block.FlagsIn = live ? PreferredEntry()
+            : _block.EntryRecipe == 0 ? FlagState.Packed
+            : _block.EntryRecipe > 0 || !_block.EntryObserved ? FlagState.Recipe
+            : _block.PrefersPacked ? FlagState.Packed
+            : clobbered ? FlagState.Recipe
+            : FlagState.Host;
     }
 
     // Whether the emitted code for the step destroys host RFLAGS before the instruction itself runs.
@@ -194,7 +202,7 @@ internal sealed unsafe partial class Translator
         if (WritesFlags(_current))
         {
             _fromEntry = false;
-            _recipe = (_effects[_current] & FlagEffects.Kills) != 0 ? FlagRecipe.Of(_instructions[_current]) : null;
+            _recipe = (_effects[_current] & FlagEffects.Kills) != 0 ? FlagRecipe.Of(_instructions[_current]) ?? ComparesForBranch() : null;
         }
         else if (_recipe is { } recipe && (recipe.Inputs & _written[_current]) != 0)
         {
@@ -227,6 +235,10 @@ internal sealed unsafe partial class Translator
         }
     }
 
+    // A comparison with memory in front of the branch that ends the block: the operand stays in R15.
+    private FlagRecipe? ComparesForBranch() =>
+        _current == _count - 2 && _steps[_count - 1] == Step.Conditional ? FlagRecipe.OfComparisonInMemory(_instructions[_current]) : null;
+
     private bool BranchWantsRecipe()
     {
         ref readonly Instruction last = ref _instructions[_count - 1];
@@ -244,6 +256,10 @@ internal sealed unsafe partial class Translator
             }
             else if (_recipe is { } recipe)
             {
+                if (recipe.NeedsOperand)
+                {
+                    _e.Store(Host.R15, Field.EntryOperand);
+                }
                 Leave(_cache.RecipeNumber(recipe));
             }
         }

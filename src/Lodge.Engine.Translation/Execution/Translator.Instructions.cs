@@ -200,7 +200,14 @@ internal sealed unsafe partial class Translator
             NeedHostFlags(operand >= 0);
         }
         Map();
-        _reencoder.Emit(_e, i, bitString, address);
+        if (operand >= 0 && ComparesForBranch() is { })
+        {
+            _reencoder.EmitComparisonInR15(_e, i, address);
+        }
+        else
+        {
+            _reencoder.Emit(_e, i, bitString, address);
+        }
         if (WritesFlags(_current))
         {
             _flags = FlagState.Host;

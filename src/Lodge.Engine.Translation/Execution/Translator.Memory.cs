@@ -308,9 +308,16 @@ internal sealed unsafe partial class Translator
                         break;
                     }
                 case ColdPoll or ColdPollHost or ColdPollRecipe:
-                    if (cold.Kind == ColdPollRecipe && _block.EntryRecipe > 0)
+                    if (cold.Kind == ColdPollRecipe)
                     {
-                        _e.StoreImmediate32(Field.EntryRecipe, _block.EntryRecipe);
+                        if (!_block.EntryObserved)
+                        {
+                            _e.Store(Host.R15, Field.EntryOperand); // for a fault, the jump to the block stores it
+                        }
+                        if (_block.EntryRecipe > 0)
+                        {
+                            _e.StoreImmediate32(Field.EntryRecipe, _block.EntryRecipe);
+                        }
                     }
                     _e.MovImmediate(Host.R14, cold.Value);
                     _e.Store(Host.R14, Field.ExitTarget);

@@ -124,6 +124,9 @@ internal unsafe struct ProcessorBlock
     /// <summary>Where the arithmetic flags are at the entry of a block that expects a recipe: its number, 0 when they are packed. Generated code only.</summary>
     public uint EntryRecipe;
 
+    /// <summary>Memory operand of the comparison whose recipe is in <see cref="EntryRecipe"/>, when it has one.</summary>
+    public ulong EntryOperand;
+
     /// <summary>Backward jumps until one is looked at by C#, see <c>BlockCache.LoopInterval</c>.</summary>
     public int LoopsLeft;
 
@@ -176,7 +179,7 @@ internal unsafe struct ProcessorBlock
     /// <summary>Entries of <see cref="JumpCache"/>.</summary>
     public const int JumpCacheEntries = 4096;
 
-    private const int AlignWords = 3;
+    private const int AlignWords = 2;
 
     /// <summary>Segment by register number (<see cref="Seg"/>; 6 LDTR, 7 TR).</summary>
     public static Segment* SegmentOf(ProcessorBlock* block, int index) => &block->Segment0 + index;

@@ -415,7 +415,7 @@ internal sealed unsafe partial class Vcpu
                         return;
                     }
                     IndirectMisses++;
-                    block = Blocks.Find(B->Rip, out _);
+                    block = Blocks.Find(B->Rip, out _, packed: true);
                     if (block is null)
                     {
                         return;
@@ -434,7 +434,7 @@ internal sealed unsafe partial class Vcpu
                     {
                         return;
                     }
-                    block = Blocks.Find(B->Rip, out _);
+                    block = Blocks.Find(B->Rip, out _, packed: Blocks.Exits[code].Flags != FlagState.Host);
                     if (block is null)
                     {
                         return;
