@@ -4,6 +4,8 @@ using Lodge.Storage.Formats.Luks;
 using Lodge.Storage.Formats.Qcow2;
 using Lodge.Storage.Formats.Raw;
 using Lodge.Storage.Formats.Vmdk;
+using Lodge.Storage.Formats.Vdi;
+using Lodge.Storage.Formats.Vhd;
 
 namespace Lodge.Storage.Formats;
 
@@ -19,6 +21,8 @@ public static class DiskFormats
         new LuksFormat(),
         new Qcow2Format(),
         new VmdkFormat(),
+        new VhdFormat(),
+        new VdiFormat(),
         new RawFormat(),
     ];
 
