@@ -6,6 +6,7 @@ using Lodge.Storage.Formats.Raw;
 using Lodge.Storage.Formats.Vmdk;
 using Lodge.Storage.Formats.Vdi;
 using Lodge.Storage.Formats.Vhd;
+using Lodge.Storage.Formats.Vhdx;
 
 namespace Lodge.Storage.Formats;
 
@@ -22,6 +23,7 @@ public static class DiskFormats
         new Qcow2Format(),
         new VmdkFormat(),
         new VhdFormat(),
+        new VhdxFormat(),
         new VdiFormat(),
         new RawFormat(),
     ];

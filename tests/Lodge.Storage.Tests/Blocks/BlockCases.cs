@@ -19,6 +19,10 @@ public static class BlockCases
         { "vpc", "force_size=on,block_size=64k", false },
         { "vpc", "force_size=on", true },
         { "vpc", "force_size=on,block_size=64k", true },
+        { "vhdx", "block_size=1M", false },
+        { "vhdx", "block_size=1M,block_state_zero=off,log_size=2M", false },
+        { "vhdx", "block_size=1M,subformat=fixed", false },
+        { "vhdx", "block_size=1M", true },
         { "vdi", "", false },
         { "vdi", "preallocation=metadata", false },
     };

@@ -126,17 +126,17 @@ internal abstract partial class BlockImage
         End = UsedEnd(placed);
     }
 
-    private static string? InStructure(FileRegion[] structures, long start, long end)
+    /// <summary>The structure that a range meets, of structures in order and the farthest end of each and those before it.</summary>
+    private static string? InStructure(FileRegion[] structures, long[] ends, long start, long end)
     {
-        foreach (var region in structures)
+        var (low, high) = (0, structures.Length);
+        while (low < high)
         {
-            if (start < region.End && end > region.Start)
-            {
-                return region.What;
-            }
+            var middle = (low + high) / 2;
+            (low, high) = structures[middle].Start < end ? (middle + 1, high) : (low, middle);
         }
 
-        return null;
+        return low > 0 && ends[low - 1] > start ? structures[low - 1].What : null;
     }
 
     private long UsedEnd(List<Place> placed)
@@ -155,7 +155,13 @@ internal abstract partial class BlockImage
     {
         var placed = new List<Place>();
         var bad = new List<long>();
-        var structures = Structures.ToArray();
+        var structures = Structures.OrderBy(region => region.Start).ToArray();
+        var ends = new long[structures.Length];
+        for (var index = 0; index < ends.Length; index++)
+        {
+            ends[index] = Math.Max(structures[index].End, index > 0 ? ends[index - 1] : 0);
+        }
+
         var sorted = true;
         for (long block = 0; block < BlockCount; block++)
         {
@@ -178,7 +184,7 @@ internal abstract partial class BlockImage
                 Report(messages, $"block {block} at {start} reaches beyond the file's end");
                 bad.Add(block);
             }
-            else if (InStructure(structures, start, start + Stride) is { } what)
+            else if (InStructure(structures, ends, start, start + Stride) is { } what)
             {
                 Report(messages, $"block {block} at {start} overlaps the {what}");
                 bad.Add(block);
