@@ -41,6 +41,8 @@ internal static class ImageCommand
             DdCommand.Create(),
             BenchCommand.Create(),
             AmendCommand.Create(),
+            ImportCommand.Create(),
+            ExportCommand.Create(),
 
             // Over the network
             ServeCommand.Create(),

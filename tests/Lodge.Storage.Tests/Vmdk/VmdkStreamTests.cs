@@ -15,7 +15,7 @@ public class VmdkStreamTests
     [Fact]
     public async Task What_is_written_in_order_is_read_at_random()
     {
-        for (var seed = 0; seed < 10; seed++)
+        for (var seed = 0; seed < 4; seed++)
         {
             var random = new Random(seed);
             var files = new MemoryFiles();
@@ -45,11 +45,11 @@ public class VmdkStreamTests
     public async Task A_power_cut_leaves_the_flushed_part_of_a_stream()
     {
         var cuts = 0;
-        for (var seed = 0; seed < 150; seed++)
+        for (var seed = 0; seed < 90; seed++)
         {
             var random = new Random(seed);
             var files = new MemoryFiles();
-            var content = new byte[36 << 20];
+            var content = new byte[33 << 20];
             await files.CreateAsync("disk.vmdk", "vmdk", content.Length, ("subformat", "streamOptimized"));
             var image = await files.OpenAsync("disk.vmdk", "vmdk");
             List<(int Grain, byte First)> written = [];
@@ -95,7 +95,7 @@ public class VmdkStreamTests
             }
         }
 
-        Assert.True(cuts > 1000, $"{cuts} cuts");
+        Assert.True(cuts > 800, $"{cuts} cuts");
     }
 
     [Fact]

@@ -97,12 +97,12 @@ public class VmdkTests
             {
                 var random = new Random(seed);
                 var files = new MemoryFiles();
-                await files.CreateAsync("disk.vmdk", "vmdk", 1_500_160, ("subformat", subformat), ("zeroed_grain", zeroed));
+                await files.CreateAsync("disk.vmdk", "vmdk", 700_416, ("subformat", subformat), ("zeroed_grain", zeroed));
                 var image = await files.OpenAsync("disk.vmdk", "vmdk");
                 var model = new DiskModel(image, random);
                 for (var step = 0; step < 30; step++)
                 {
-                    await model.StepAsync(largest: 100_000);
+                    await model.StepAsync(largest: 80_000);
                     if (step % 3 == 2)
                     {
                         cuts++;
