@@ -219,7 +219,7 @@ internal abstract partial class BlockImage
         return (placed, bad);
     }
 
-    /// <summary>Places before the last block that could hold one.</summary>
+    /// <summary>Places between what begins the file and the last block that could hold one.</summary>
     private List<long> FindSlots(List<Place> placed)
     {
         var slots = new List<long>();
@@ -229,7 +229,7 @@ internal abstract partial class BlockImage
         }
 
         var used = Structures.Select(region => (region.Start, region.End)).Concat(placed.Select(place => (place.Start, End: place.Start + Stride))).OrderBy(region => region.Start);
-        var at = placed[0].Start;
+        var at = Structures.Where(region => region.Start < placed[0].Start).Max(region => region.End);
         foreach (var (start, end) in used)
         {
             while (PlaceAfter(at + BlockPrefix) - BlockPrefix is var slot && slot + Stride <= start)
