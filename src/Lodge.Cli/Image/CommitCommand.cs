@@ -67,9 +67,26 @@ internal static class CommitCommand
                     await layer.DisposeAsync().ConfigureAwait(false);
                 }
             }
+            await RenewLinkAsync(chain[below - 1], alone, session.Cancellation).ConfigureAwait(false);
             return shared.Quiet(parsed) ? 0 : ImageSession.Print("Image committed.");
         }));
         return command;
+    }
+
+    /// <summary>
+    /// An image that remembers its parent's identity is told the new one that writing gave it: the parent is what it should be, having been written from this very image.
+    /// </summary>
+    private static async Task RenewLinkAsync(ChainLink link, ImageOpenOptions alone, CancellationToken cancellation)
+    {
+        if (link.Format is "vmdk" or "vhdx" && link.Information.BackingName is { } parent)
+        {
+            IImage image = await ImageOpener.OpenAsync(link.Path, alone with { Format = link.Format, ReadOnly = false, Secret = null }, cancellation).ConfigureAwait(false);
+            await using (image.ConfigureAwait(false))
+            {
+                await ((IBackedImage)image).SetBackingAsync(parent, link.Information.BackingFormat, cancellation).ConfigureAwait(false);
+                await image.FlushAsync(cancellation).ConfigureAwait(false);
+            }
+        }
     }
 
     private static int Find(string path, IReadOnlyList<ChainLink> chain, string? target)
