@@ -16,7 +16,7 @@ public sealed class Qcow2PropertyTests
     [MemberData(nameof(Options))]
     public async Task RandomOperationsEqualAnArray(string options)
     {
-        for (var seed = 0; seed < 4; seed++)
+        for (var seed = 0; seed < 2; seed++)
         {
             var files = new MemoryFiles();
             var image = await Qcow2Cases.CreateAsync(files, "disk", Length, options);
@@ -48,7 +48,7 @@ public sealed class Qcow2PropertyTests
             return;
         }
 
-        for (var seed = 0; seed < 3; seed++)
+        for (var seed = 0; seed < 2; seed++)
         {
             var random = new Random(seed);
             var files = new MemoryFiles();
@@ -96,7 +96,7 @@ public sealed class Qcow2PropertyTests
 
         // Two bits of a refcount count to three: the disk and two snapshots.
         var most = options.Contains("refcount_bits=2") ? 2 : 4;
-        for (var seed = 0; seed < 4; seed++)
+        for (var seed = 0; seed < 2; seed++)
         {
             var random = new Random(seed);
             var files = new MemoryFiles();
@@ -146,7 +146,7 @@ public sealed class Qcow2PropertyTests
     [MemberData(nameof(Options))]
     public async Task SizesChange(string options)
     {
-        for (var seed = 0; seed < 3; seed++)
+        for (var seed = 0; seed < 2; seed++)
         {
             var random = new Random(seed);
             var files = new MemoryFiles();

@@ -4,12 +4,15 @@ using Lodge.Storage.Files;
 
 namespace Lodge.Storage.Formats.Qcow2;
 
-/// <summary>An entry of a table that names something impossible.</summary>
-internal readonly record struct BadEntry(long Offset, int Length);
+/// <summary>An entry of a table that names something impossible, and what a repair makes of it.</summary>
+internal readonly record struct BadEntry(long Offset, int Length, ulong Mended = 0);
 
 /// <summary>Walks all tables of an image's file, counts what they name, and compares that with the refcounts. Changes nothing.</summary>
 internal sealed class Qcow2Check(IStorageFile file, Qcow2Header header, List<SnapshotEntry> snapshots, List<BitmapEntry> bitmaps)
 {
+    /// <summary>Most leaked clusters that are remembered one by one.</summary>
+    public const int MostLeaked = 1 << 20;
+
     private const int MostMessages = 100;
     private readonly Qcow2Geometry _geometry = new(header);
     private readonly List<string> _messages = [];
@@ -22,11 +25,14 @@ internal sealed class Qcow2Check(IStorageFile file, Qcow2Header header, List<Sna
     /// <summary>Uses by the refcount structure.</summary>
     public ClusterCounts RefcountStructure { get; } = new();
 
-    /// <summary>Entries that a repair empties.</summary>
+    /// <summary>Entries that a repair changes.</summary>
     public List<BadEntry> BadEntries { get; } = [];
 
-    /// <summary>Clusters with a higher count than uses, and by how much.</summary>
+    /// <summary>Clusters with a higher count than uses, and by how much; at most <see cref="MostLeaked"/> of them.</summary>
     public List<(long Cluster, long Excess)> Leaked { get; } = [];
+
+    /// <summary>How many clusters have a higher count than uses.</summary>
+    public long Leaks { get; private set; }
 
     public long Corruptions { get; private set; }
 
@@ -163,6 +169,13 @@ internal sealed class Qcow2Check(IStorageFile file, Qcow2Header header, List<Sna
                 continue;
             }
 
+            if ((entries[index] & ~(Qcow2Geometry.OffsetMask | Qcow2Geometry.Copied)) != 0)
+            {
+                Corruptions++;
+                BadEntries.Add(new BadEntry(offset + (index * 8L), 8, entries[index] & (Qcow2Geometry.OffsetMask | Qcow2Geometry.Copied)));
+                Report($"ERROR L1 entry {index} has reserved bits set: {entries[index]:x16}");
+            }
+
             tables[table] = tables.GetValueOrDefault(table) + 1;
             active?.Add(table);
         }
@@ -194,6 +207,14 @@ internal sealed class Qcow2Check(IStorageFile file, Qcow2Header header, List<Sna
                 Allocated += active ? 1 : 0;
                 Compressed += active ? 1 : 0;
                 continue;
+            }
+
+            var allowed = Qcow2Geometry.OffsetMask | Qcow2Geometry.Copied | (_geometry.HasZeroes && !_geometry.Extended ? Qcow2Geometry.ZeroBit : 0);
+            if ((descriptor & ~allowed) != 0)
+            {
+                Corruptions++;
+                BadEntries.Add(new BadEntry(place.Offset, 8, descriptor & allowed));
+                Report($"ERROR L2 entry {index} of the table at {offset} has reserved bits set: {descriptor:x16}");
             }
 
             var host = (long)(descriptor & Qcow2Geometry.OffsetMask);
@@ -286,8 +307,10 @@ internal sealed class Qcow2Check(IStorageFile file, Qcow2Header header, List<Sna
     {
         var perBlock = 8L << Bits >> header.RefcountOrder;
         var highest = Math.Max(Counts.Highest, RefcountStructure.Highest);
-        for (var region = 0; region < Math.Max(_refcountTable.Length, (highest / perBlock) + 1); region++)
+        var seen = new HashSet<ulong>();
+        for (var region = 0L; region < Math.Max(_refcountTable.Length, (highest / perBlock) + 1); region++)
         {
+            cancellation.ThrowIfCancellationRequested();
             var entry = region < _refcountTable.Length ? _refcountTable[region] : 0;
             byte[]? block = null;
             if (entry != 0)
@@ -296,6 +319,11 @@ internal sealed class Qcow2Check(IStorageFile file, Qcow2Header header, List<Sna
                 {
                     Corruptions++;
                     Report($"ERROR refcount block {region} at {entry} is not a cluster of the file");
+                }
+                else if (!seen.Add(entry))
+                {
+                    Corruptions++;
+                    Report($"ERROR refcount block {region} at {entry} is the block of another region, too");
                 }
                 else
                 {
@@ -327,7 +355,12 @@ internal sealed class Qcow2Check(IStorageFile file, Qcow2Header header, List<Sna
         }
         else
         {
-            Leaked.Add((cluster, (long)Math.Min(count - uses, long.MaxValue)));
+            Leaks++;
+            if (Leaked.Count < MostLeaked)
+            {
+                Leaked.Add((cluster, (long)Math.Min(count - uses, long.MaxValue)));
+            }
+
             Report($"Leaked cluster {cluster} refcount={count} reference={uses}");
         }
     }

@@ -85,6 +85,10 @@ internal sealed class Qcow2Creation
         if (options.Text("encrypt.format") is not null)
         {
             header.Crypt = CryptMethod.Luks;
+            if (_preallocation != "off" && header.Version == 2)
+            {
+                throw new DiskException(DiskError.InvalidOption, "preallocation of an encrypted image needs compat=1.1");
+            }
         }
         else if (options.Names.FirstOrDefault(name => name.StartsWith("encrypt.", StringComparison.Ordinal)) is { } stray)
         {

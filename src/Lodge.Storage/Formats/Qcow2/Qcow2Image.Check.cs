@@ -31,16 +31,20 @@ internal sealed partial class Qcow2Image
                 return result;
             }
 
-            if (repair == CheckRepair.All && (result.Corruptions > 0 || marked))
+            if (repair == CheckRepair.All && (result.Corruptions > 0 || marked || check.Leaks > check.Leaked.Count))
             {
                 // Where structures overlap, mending one entry may show another to be wrong.
-                for (var round = 0; round == 0 || (round < 4 && (check.Corruptions > 0 || check.Leaked.Count > 0)); round++)
+                for (var round = 0; round == 0 || (round < 4 && (check.Corruptions > 0 || check.Leaks > 0)); round++)
                 {
                     await RepairAllAsync(check, cancellation).ConfigureAwait(false);
                     check = await WalkAsync(null, cancellation).ConfigureAwait(false);
                 }
 
-                return result with { CorruptionsFixed = result.Corruptions, LeaksFixed = result.Leaks };
+                return result with
+                {
+                    CorruptionsFixed = Math.Max(0, result.Corruptions - check.Corruptions),
+                    LeaksFixed = Math.Max(0, result.Leaks - check.Leaks),
+                };
             }
 
             if (result.Corruptions > 0)
@@ -54,7 +58,7 @@ internal sealed partial class Qcow2Image
             }
 
             await _metadata.CommitShutAsync(cancellation).ConfigureAwait(false);
-            return result with { LeaksFixed = result.Leaks };
+            return result with { LeaksFixed = check.Leaked.Count };
         }
         finally
         {
@@ -93,7 +97,7 @@ internal sealed partial class Qcow2Image
     private CheckResult Result(Qcow2Check check) => new()
     {
         Corruptions = check.Corruptions,
-        Leaks = check.Leaked.Count,
+        Leaks = check.Leaks,
         CheckErrors = check.CheckErrors,
         TotalClusters = (Length + Geometry.ClusterSize - 1) >> Geometry.ClusterBits,
         AllocatedClusters = check.Allocated,
@@ -111,12 +115,31 @@ internal sealed partial class Qcow2Image
             throw new DiskException(DiskError.InputOutput, $"{File.Name}: parts of the image cannot be read, so that it cannot be repaired: {check.Messages[0]}");
         }
 
+        var oldL1 = Header.L1Offset;
         var l1 = await MoveSharedL1Async(check, cancellation).ConfigureAwait(false);
-        await RebuildRefcountsAsync(check, Header.RefcountOrder, header => header.L1Offset = l1, cancellation).ConfigureAwait(false);
+        var order = Header.RefcountOrder;
+        var most = check.Counts.All.Max(cluster => cluster.Count);
+        while (Header.Version >= 3 && order < 6 && most > (1UL << (1 << order)) - 1)
+        {
+            // Entries that name the same cluster share it from now on; the refcounts must be able to say so.
+            order++;
+        }
+
+        await RebuildRefcountsAsync(check, order, header => header.L1Offset = l1, cancellation).ConfigureAwait(false);
         foreach (var entry in check.BadEntries)
         {
+            if (l1 != oldL1 && entry.Offset >= oldL1 && entry.Offset < oldL1 + (Header.L1Size * 8L))
+            {
+                // The copy is mended; here stands what else uses the clusters.
+                continue;
+            }
+
             var zero = new byte[entry.Length];
-            if (entry.Length == 8 && Geometry.HasZeroes && Header.BackingName is not null && !Geometry.Extended)
+            if (entry.Mended != 0)
+            {
+                BinaryPrimitives.WriteUInt64BigEndian(zero, entry.Mended);
+            }
+            else if (entry.Length == 8 && Geometry.HasZeroes && Header.BackingName is not null && !Geometry.Extended)
             {
                 // The content is lost; that of the backing image would be a wrong one.
                 BinaryPrimitives.WriteUInt64BigEndian(zero, IsL1Entry(entry.Offset) ? 0 : Qcow2Geometry.ZeroBit);
@@ -166,7 +189,7 @@ internal sealed partial class Qcow2Image
         var bytes = await Qcow2Opener.ReadTableAsync(File, offset, length, "L1 table", cancellation).ConfigureAwait(false);
         foreach (var entry in check.BadEntries.Where(entry => entry.Offset >= offset && entry.Offset < offset + length))
         {
-            bytes.AsSpan((int)(entry.Offset - offset), 8).Clear();
+            BinaryPrimitives.WriteUInt64BigEndian(bytes.AsSpan((int)(entry.Offset - offset)), entry.Mended);
         }
 
         var place = Math.Max(_metadata.EndOfFile, check.Counts.Highest + 1);

@@ -70,8 +70,10 @@ internal sealed partial class Qcow2Image
                 {
                     for (var cluster = 0; cluster < run.Count; cluster++)
                     {
-                        var descriptor = (ulong)((run.First + cluster) << bits) | Qcow2Geometry.Copied;
-                        _metadata.WriteEntry(table, index + cluster, descriptor, Geometry.Extended ? uint.MaxValue : 0);
+                        // What lies in the file would be noise once it is decrypted: the entries of an encrypted image say zero.
+                        var zero = _cipher is not null;
+                        var descriptor = (ulong)((run.First + cluster) << bits) | Qcow2Geometry.Copied | (zero && !Geometry.Extended ? Qcow2Geometry.ZeroBit : 0);
+                        _metadata.WriteEntry(table, index + cluster, descriptor, !Geometry.Extended ? 0 : zero ? 0xffffffff00000000 : uint.MaxValue);
                     }
                 }
 

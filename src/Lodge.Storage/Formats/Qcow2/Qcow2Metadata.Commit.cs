@@ -51,12 +51,12 @@ internal sealed partial class Qcow2Metadata
 
         try
         {
+            // The first writes, what it frees is written by the second.
             LazyNow = false;
-            do
+            for (var round = 0; round == 0 || (round < 4 && (_released.Count > 0 || _waiting.Count > 0 || Refcounts.Dirty.Count > 0)); round++)
             {
                 await CommitNowAsync(cancellation).ConfigureAwait(false);
             }
-            while (_released.Count > 0 || _waiting.Count > 0 || Refcounts.Dirty.Count > 0);
         }
         catch
         {

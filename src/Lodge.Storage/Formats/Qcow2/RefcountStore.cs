@@ -205,11 +205,7 @@ internal sealed class RefcountStore
             length++;
         }
 
-        if (_map.Contains(start, start + length - 1))
-        {
-            throw new DiskException(DiskError.Corrupt, $"{_file.Name}: metadata at cluster {start} has the refcount 0; repair the image with: lodge image check -r all {_file.Name}");
-        }
-
+        CheckFree(start, length);
         for (var cluster = start; cluster < start + length; cluster++)
         {
             Set(_blocks[cluster / PerBlock], (int)(cluster % PerBlock), 1);
@@ -299,6 +295,15 @@ internal sealed class RefcountStore
         _map.Add(run.First, run.Count);
     }
 
+    /// <summary>No refcount can make free what is known to hold metadata.</summary>
+    private void CheckFree(long first, long count)
+    {
+        if (_map.Contains(first, first + count - 1))
+        {
+            throw new DiskException(DiskError.Corrupt, $"{_file.Name}: metadata at cluster {first} has the refcount 0; repair the image with: lodge image check -r all {_file.Name}");
+        }
+    }
+
     private bool IsCovered(long region) => region < Table.Count && Table[(int)region] != 0;
 
     /// <summary>
@@ -313,6 +318,7 @@ internal sealed class RefcountStore
             if (Table[(int)next] != 0)
             {
                 // A gap between covered regions: one block for it alone.
+                CheckFree(cluster, 1);
                 AddBlock(region, cluster);
                 Set(_blocks[region], (int)(cluster % PerBlock), 1);
                 return;
@@ -345,6 +351,7 @@ internal sealed class RefcountStore
             }
         }
 
+        CheckFree(cluster, blocks + tableClusters);
         if (tableClusters > 0)
         {
             MoveTable(new ClusterRun(cluster + blocks, tableClusters));
