@@ -124,6 +124,7 @@ internal sealed partial class Qcow2Image : IBackedImage, IDiscard, IWriteZeroes,
         }
         finally
         {
+            _cipher?.Dispose();
             if (Backing is not null)
             {
                 await Backing.DisposeAsync().ConfigureAwait(false);
