@@ -53,7 +53,7 @@ public sealed unsafe class InstructionFuzzTests(ITestOutputHelper output)
                 {
                     guest.Processor.RequestStop();
                 }
-                if (patience > 20_000)
+                if (patience > 120_000)
                 {
                     Environment.FailFast($"fuzz case {now} of {bits}-bit {(user ? "user" : "supervisor")} code does not stop");
                 }
