@@ -1,4 +1,5 @@
 using Lodge.Network.Packets;
+using Xunit;
 
 namespace Lodge.Network.Tests;
 
