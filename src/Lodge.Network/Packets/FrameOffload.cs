@@ -68,4 +68,16 @@ public readonly record struct FrameOffload
 
     /// <summary>Bytes of all headers (hdr_len); a hint.</summary>
     public ushort HeaderLength { get; init; }
+
+    /// <summary>What whoever takes the frame must be able to do.</summary>
+    public OffloadFeatures Required =>
+        (NeedsChecksum || Segmentation != FrameSegmentation.None ? OffloadFeatures.Checksum : OffloadFeatures.None)
+        | (Ecn ? OffloadFeatures.TcpEcn : OffloadFeatures.None)
+        | Segmentation switch
+        {
+            FrameSegmentation.None => OffloadFeatures.None,
+            FrameSegmentation.TcpV4 => OffloadFeatures.TcpV4,
+            FrameSegmentation.TcpV6 => OffloadFeatures.TcpV6,
+            _ => OffloadFeatures.UdpSegmentation,
+        };
 }
