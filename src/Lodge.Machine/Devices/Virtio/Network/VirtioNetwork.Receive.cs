@@ -8,7 +8,6 @@ public sealed partial class VirtioNetwork
 {
     private const int FramesPerTurn = 64;
     private const int LinkBuffer = 65_562;              // what ILink.TryReceive is promised
-    private const int HoldMilliseconds = 500;           // a guest that gives no more buffers for so long loses the frame
 
     private readonly byte[] _received = new byte[VirtioNetworkHeader.Length + LinkBuffer];     // the packet header, then the frame
     private readonly DescriptorChain[] _chains;         // those of one frame
@@ -135,7 +134,7 @@ public sealed partial class VirtioNetwork
         }
         long now = Environment.TickCount64;
         _frameSince = _frameSince == 0 ? now : _frameSince;
-        if (outcome == Delivery.TooSmall || !_plugged || now - _frameSince >= HoldMilliseconds)
+        if (outcome == Delivery.TooSmall || !_plugged || now - _frameSince >= _configuration.HoldMilliseconds)
         {
             Counters.ReceiveDropped();
             _frameLength = 0;
@@ -150,7 +149,7 @@ public sealed partial class VirtioNetwork
         }
         if (!arrived)
         {
-            _patience.Change(HoldMilliseconds, Timeout.Infinite);
+            _patience.Change(_configuration.HoldMilliseconds, Timeout.Infinite);
         }
         return arrived;
     }

@@ -22,4 +22,7 @@ public sealed record VirtioNetworkConfiguration(ILink Link, MacAddress Mac)
 
     /// <summary>Whether the cable is plugged in at first; see <see cref="VirtioNetwork.SetLinkUp"/>.</summary>
     public bool LinkUp { get; init; } = true;
+
+    /// <summary>A frame that needs more buffers than the guest has given is dropped after so long.</summary>
+    public int HoldMilliseconds { get; init; } = 500;
 }
