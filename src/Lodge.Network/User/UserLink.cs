@@ -1,0 +1,293 @@
+using System.Runtime.ExceptionServices;
+using Lodge.Network.Links;
+using Lodge.Network.Packets;
+
+namespace Lodge.Network.User;
+
+/// <summary>
+/// A card's link to user-mode networking. The stack has a thread of its own; frames pass through two rings, and whoever waits says so in a flag before it looks into its ring once more,
+/// so that the other one signals only when it is needed.
+/// </summary>
+public sealed class UserLink : ILink, IFrameSink
+{
+    private const int ToGuestSize = 2 << 20, ToStackSize = 1 << 20;
+    private const int HighWater = ToGuestSize / 4, LowWater = ToGuestSize / 8;
+    private const int SafeMtu = 1500; // what every guest takes
+    private const int Ethernet = 14;
+    private const int LongestFrame = Ethernet + 40 + ushort.MaxValue;
+
+    private readonly FrameRing _toGuest = new(ToGuestSize), _toStack = new(ToStackSize);
+    private readonly UserNetworkOptions _options;
+    private readonly HostPoll _poll = new();
+    private readonly Thread _thread;
+    private readonly Ipv4Reassembly _reassembly = new();
+    private readonly Ipv4Fragments.Taker _deliverFragment;
+    private Action? _wake;
+    private volatile bool _stopping;
+    private bool _checksumAccepted;
+
+    // 1 while: the stack's thread sleeps; it waits for the guest to take frames; the card found no frame; the card's frame was refused.
+    private int _stackSleeps, _stackFull, _cardEmpty, _cardRefused;
+    private long _toGuestFrames, _toGuestBytes, _toGuestDrops, _fromGuestFrames, _fromGuestBytes, _fromGuestDrops;
+
+    internal UserLink(SlirpLibrary library, UserNetworkOptions options)
+    {
+        _options = options;
+        _deliverFragment = Put;
+        using ManualResetEventSlim ready = new();
+        ExceptionDispatchInfo? failure = null;
+        _thread = new Thread(() =>
+        {
+            SlirpStack? stack = null;
+            try
+            {
+                stack = new SlirpStack(library, options, this);
+                Forwards = [.. options.Forwards.Select(stack.Publish)];
+            }
+            catch (NetworkException e)
+            {
+                failure = ExceptionDispatchInfo.Capture(e);
+            }
+            ready.Set();
+            using (stack)
+            {
+                if (failure is null)
+                {
+                    Run(stack!);
+                }
+            }
+        })
+        { IsBackground = true, Name = "user network" };
+        _thread.Start();
+        ready.Wait();
+        if (failure is not null)
+        {
+            _thread.Join();
+            _poll.Dispose();
+            failure.Throw();
+        }
+    }
+
+    /// <summary>The published ports, with the host's ports as they came to be.</summary>
+    public IReadOnlyList<PortForward> Forwards { get; private set; } = [];
+
+    /// <summary>Frames that went to the guest.</summary>
+    public long FramesToGuest => Volatile.Read(ref _toGuestFrames);
+
+    /// <summary>Bytes that went to the guest.</summary>
+    public long BytesToGuest => Volatile.Read(ref _toGuestBytes);
+
+    /// <summary>Frames that were dropped because the guest did not take any.</summary>
+    public long DropsToGuest => Volatile.Read(ref _toGuestDrops);
+
+    /// <summary>Frames that came from the guest.</summary>
+    public long FramesFromGuest => Volatile.Read(ref _fromGuestFrames);
+
+    /// <summary>Bytes that came from the guest.</summary>
+    public long BytesFromGuest => Volatile.Read(ref _fromGuestBytes);
+
+    /// <summary>Frames of the guest that were dropped: too long, or more sockets than it may have.</summary>
+    public long DropsFromGuest => Volatile.Read(ref _fromGuestDrops);
+
+    /// <summary>Frames of the guest that the stack found malformed.</summary>
+    public long ErrorsFromGuest { get; private set; }
+
+    /// <inheritdoc/>
+    /// <remarks>The stack ends the guest's TCP connections and takes segments of any length; nothing is segmented on the way.</remarks>
+    public OffloadFeatures SendOffloads => OffloadFeatures.Checksum | OffloadFeatures.TcpV4 | OffloadFeatures.TcpV6 | OffloadFeatures.TcpEcn;
+
+    /// <inheritdoc/>
+    public int MaximumFrame => _options.Mtu + Ethernet;
+
+    /// <inheritdoc/>
+    public bool IsUp => true;
+
+    /// <inheritdoc/>
+    public void AcceptOffloads(OffloadFeatures accepted) => _checksumAccepted = (accepted & OffloadFeatures.Checksum) != 0;
+
+    /// <inheritdoc/>
+    public void Connect(Action wake)
+    {
+        Volatile.Write(ref _wake, wake);
+        wake();
+    }
+
+    /// <inheritdoc/>
+    public bool TrySend(ReadOnlySpan<byte> frame, in FrameOffload offload)
+    {
+        if (frame.Length is < Ethernet or > LongestFrame)
+        {
+            _fromGuestDrops++;
+            return true;
+        }
+        Span<byte> place = _toStack.Reserve(frame.Length);
+        if (place.IsEmpty)
+        {
+            Interlocked.Exchange(ref _cardRefused, 1);
+            place = _toStack.Reserve(frame.Length);
+            if (place.IsEmpty)
+            {
+                return false;
+            }
+        }
+        frame.CopyTo(place);
+        GuestFrame.Complete(place, offload);
+        _toStack.Commit(frame.Length);
+        _fromGuestFrames++;
+        _fromGuestBytes += frame.Length;
+        Signal(ref _stackSleeps);
+        return true;
+    }
+
+    /// <inheritdoc/>
+    public int TryReceive(Span<byte> buffer, out FrameOffload offload)
+    {
+        offload = new FrameOffload { ChecksumValid = _checksumAccepted };
+        for (; ; )
+        {
+            Span<byte> frame = _toGuest.Peek();
+            if (frame.IsEmpty)
+            {
+                Interlocked.Exchange(ref _cardEmpty, 1);
+                frame = _toGuest.Peek();
+                if (frame.IsEmpty)
+                {
+                    return 0;
+                }
+            }
+            int length = frame.Length;
+            bool fits = length <= buffer.Length;
+            if (fits)
+            {
+                frame.CopyTo(buffer);
+            }
+            _toGuest.Release();
+            if (_toGuest.Used <= LowWater)
+            {
+                Signal(ref _stackFull);
+            }
+            if (fits)
+            {
+                return length;
+            }
+        }
+    }
+
+    /// <summary>Ends the thread and all connections. The card does not use the link any more.</summary>
+    public void Dispose()
+    {
+        if (!_stopping)
+        {
+            _stopping = true;
+            _poll.Signal();
+            _thread.Join();
+            _poll.Dispose();
+        }
+    }
+
+    /// <summary>The stack's, on its thread.</summary>
+    void IFrameSink.Deliver(ReadOnlySpan<byte> frame)
+    {
+        if (_options.Mtu > SafeMtu && Ipv4Fragments.IsNeeded(frame, SafeMtu))
+        {
+            Ipv4Fragments.Split(frame, SafeMtu, _deliverFragment);
+        }
+        else
+        {
+            Put(frame);
+        }
+    }
+
+    private void Put(ReadOnlySpan<byte> frame)
+    {
+        Span<byte> place = _toGuest.Reserve(frame.Length);
+        if (place.IsEmpty)
+        {
+            _toGuestDrops++;
+            return;
+        }
+        frame.CopyTo(place);
+        _toGuest.Commit(frame.Length);
+        _toGuestFrames++;
+        _toGuestBytes += frame.Length;
+        WakeCard(ref _cardEmpty);
+    }
+
+    private void Run(SlirpStack stack)
+    {
+        while (!_stopping)
+        {
+            bool full = _toGuest.Used > HighWater;
+            long limit = stack.Fill(_poll.Event, reading: !full);
+            if (full)
+            {
+                Interlocked.Exchange(ref _stackFull, 1);
+            }
+            Interlocked.Exchange(ref _stackSleeps, 1);
+            if (!_toStack.Peek().IsEmpty || _stopping || (full && _toGuest.Used <= LowWater))
+            {
+                limit = 0;
+            }
+            if (stack.Wait(limit))
+            {
+                _poll.Reset();
+            }
+            Volatile.Write(ref _stackSleeps, 0);
+            Volatile.Write(ref _stackFull, 0);
+            TakeFromGuest(stack); // before the rest, which also sends what waited for the guest's answer
+            stack.Act();
+            ErrorsFromGuest = stack.GuestErrors;
+        }
+    }
+
+    /// <summary>At most what the ring held at first, so that the host's side has its turn.</summary>
+    private void TakeFromGuest(SlirpStack stack)
+    {
+        for (int left = _toStack.Used; left > 0;)
+        {
+            Span<byte> frame = _toStack.Peek();
+            if (frame.IsEmpty)
+            {
+                break;
+            }
+            left -= frame.Length;
+            if (stack.Sockets > _options.MaximumSockets && GuestFrame.MayOpenSocket(frame))
+            {
+                Interlocked.Increment(ref _fromGuestDrops);
+            }
+            else if (!Ipv4Reassembly.IsFragment(frame))
+            {
+                stack.Input(frame);
+            }
+            else if (_reassembly.Add(frame) is { IsEmpty: false } whole)
+            {
+                stack.Input(whole);
+            }
+            _toStack.Release();
+            if (_toStack.Used <= ToStackSize / 2)
+            {
+                WakeCard(ref _cardRefused);
+            }
+        }
+    }
+
+    /// <summary>Wakes the card when its flag is up. The barrier: what was changed before is seen by whoever raises the flag after this looked.</summary>
+    private void WakeCard(ref int waiting)
+    {
+        Interlocked.MemoryBarrier();
+        if (Volatile.Read(ref waiting) != 0 && Interlocked.Exchange(ref waiting, 0) != 0)
+        {
+            Volatile.Read(ref _wake)?.Invoke();
+        }
+    }
+
+    /// <summary>As <see cref="WakeCard"/>, for the stack's thread.</summary>
+    private void Signal(ref int waiting)
+    {
+        Interlocked.MemoryBarrier();
+        if (Volatile.Read(ref waiting) != 0 && Interlocked.Exchange(ref waiting, 0) != 0)
+        {
+            _poll.Signal();
+        }
+    }
+}
