@@ -199,7 +199,8 @@ internal sealed record DiskOption
         _ => throw new FormatException($"disk option {name}={value} is not understood; give on or off"),
     };
 
-    private static List<string> Split(string text)
+    /// <summary>Splits at commas; a comma written twice is one of the text.</summary>
+    internal static List<string> Split(string text)
     {
         var parts = new List<string>();
         var part = new System.Text.StringBuilder();

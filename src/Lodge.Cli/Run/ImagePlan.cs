@@ -2,6 +2,7 @@ using System.Text;
 using Lodge.Cli.DefaultSystem;
 using Lodge.Cli.Image.Store;
 using Lodge.Machine.Boot;
+using Lodge.Management.CloudInit;
 using Lodge.Management.Images;
 
 namespace Lodge.Cli.Run;
@@ -38,26 +39,34 @@ internal static class ImagePlan
         {
             throw new LodgeException($"image {image.Name} has no kernel that Lodge can start; build or pull it again");
         }
-        if (options.Command.Count != 0 && !manifest.HasCommandService)
-        {
-            throw new LodgeException($"image {image.Name} has no service that runs '{options.Command[0]}'; start it without a command and log in");
-        }
+        bool seeded = options.CloudInit is { } asked ? !asked.Off : manifest.HasCloudInit;
+        // Without a seed the image is as its maker left it: then only its guest agent can run a command.
+        bool service = manifest.HasCommandService || seeded;
+        bool agent = mode != CommandMode.Shell && !service;
         // A kernel with NVMe and the file system built in starts sooner without an initial RAM disk; others find virtio drivers in theirs.
         DiskBus bus = manifest.BootsWithoutInitrd ? DiskBus.Nvme : DiskBus.Virtio;
         string device = bus == DiskBus.Nvme ? "/dev/nvme0n1" : "/dev/vda";
         string root = manifest.Root.Replace("{disk}", device, StringComparison.Ordinal);
         string commandLine = $"root={root} {manifest.CommandLine} console=ttyS0 panic=-1 systemd.hostname={options.Name}";
         commandLine += options.Verbose ? "" : " quiet systemd.show_status=no";
+        commandLine += seeded ? $" {CloudInitSeed.KernelArgument}" : "";
+        if (seeded)
+        {
+            // There is no network card whose address could be waited for.
+            commandLine += " systemd.mask=systemd-networkd-wait-online.service";
+        }
         return new RunPlan(
             BootSource.FromFile(kernel),
             !manifest.BootsWithoutInitrd && image.InitrdPath is { } path ? [new BootModule(BootSource.FromFile(path), "initrd")] : [],
             options.Append.Length == 0 ? commandLine : $"{commandLine} {options.Append}",
-            mode,
-            interactive,
+            agent ? CommandMode.Pipe : mode,
+            interactive && !agent,
             Encoding.ASCII.GetBytes(mark))
         {
             SystemDisk = new SystemDisk(image, bus, options.Keep ? options.Name : null),
-            Command = mode == CommandMode.Shell ? null : CommandImage.Text(mode, mark, terminal, command, options.Keep),
+            Seed = seeded ? new SeedDisk(CloudInitOption.Seed(options.CloudInit, options.Name, installService: !manifest.HasCommandService), bus) : null,
+            AgentCommand = agent ? options.Command.Count != 0 ? options.Command : ["sh"] : null,
+            Command = agent || mode == CommandMode.Shell ? null : CommandImage.Text(mode, mark, terminal, command, options.Keep),
         };
     }
 }

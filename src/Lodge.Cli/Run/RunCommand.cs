@@ -21,6 +21,7 @@ internal static class RunCommand
           lodge run -- uname -a                       run one command
           lodge run debian                            a whole Debian with systemd; its disk is thrown away at the end
           lodge run debian -- systemctl is-system-running --wait
+          lodge run ubuntu -- cat /etc/os-release     a pulled cloud image (lodge image pull ubuntu)
           lodge run debian:bookworm --name web --keep   the same with a disk that is kept
           echo hi | lodge run --cpus 4 -- sh -c 'cat; nproc'
           lodge run --memory 2G --kernel vmlinuz --initrd initrd.img --append console=ttyS0
@@ -82,12 +83,19 @@ internal static class RunCommand
         Argument<string?> image = new("IMAGE") { Description = "Stored image to run, for example debian or debian:trixie; none is the default system", Arity = ArgumentArity.ZeroOrOne };
         Option<bool> keep = new("--keep") { Description = "Keep the machine's disk under its --name; the next run with it goes on where this ended" };
 
-        Command command = new("run", About) { image, keep, kernel, initrd, append, memory, processors, cpu, disk, cdrom, engine, name, gdb, debugExit, timeout, trace, verbose };
+        Option<CloudInitOption?> cloudInit = Parsed<CloudInitOption?>(
+            "--cloud-init",
+            "Give the guest a cloud-init seed with these files, or none; NAME is user-data, meta-data or network-config [default: on when the image has cloud-init]",
+            "NAME=FILE[,NAME=FILE...]|on|off",
+            CloudInitOption.Parse);
+
+        Command command = new("run", About) { image, keep, cloudInit, kernel, initrd, append, memory, processors, cpu, disk, cdrom, engine, name, gdb, debugExit, timeout, trace, verbose };
         command.Add(new HelpOption { Action = new ManualAction() });
         command.SetAction(parsed => run(new RunOptions
         {
             Image = Checked(parsed.GetValue(image), parsed.GetValue(kernel), parsed.GetValue(initrd), parsed.GetValue(keep), parsed.GetResult(name) is not null),
             Keep = parsed.GetValue(keep),
+            CloudInit = Checked(parsed.GetValue(cloudInit), parsed.GetValue(image), parsed.GetValue(kernel)),
             MemoryGiven = parsed.GetResult(memory) is not null,
             Kernel = parsed.GetValue(kernel),
             Initrd = parsed.GetValue(initrd),
@@ -108,6 +116,10 @@ internal static class RunCommand
         }));
         return command;
     }
+
+    private static CloudInitOption? Checked(CloudInitOption? option, string? image, string? kernel) => option is { Off: false } && image is null && kernel is null
+        ? throw new LodgeException("--cloud-init is for an IMAGE or a kernel of your own: the default system has no cloud-init", ExitStatus.Usage)
+        : option;
 
     private static string? Checked(string? image, string? kernel, string? initrd, bool keep, bool named)
     {

@@ -2,6 +2,7 @@ using System.Runtime.InteropServices;
 using Lodge.Cli.Console;
 using Lodge.Cli.DefaultSystem;
 using Lodge.Machine;
+using Lodge.Management.GuestAgent;
 
 namespace Lodge.Cli.Run;
 
@@ -18,6 +19,9 @@ internal sealed class RunConsole : IDisposable
     private readonly List<OutputPort> _outputs = [];
     private readonly List<PosixSignalRegistration> _signals = [];
     private readonly InputPort? _input;
+    private readonly ChannelPort? _agent;
+    private readonly IReadOnlyList<string>? _agentCommand;
+    private readonly CancellationTokenSource _stop = new();
     private readonly bool _interactive;
     private readonly bool _isCommand;
     private readonly bool _waitsForPowerOff;
@@ -45,7 +49,11 @@ internal sealed class RunConsole : IDisposable
                 return true;
             });
             _waitsForPowerOff = plan.SystemDisk?.KeptName is not null;
-            if (plan.Mode == CommandMode.Pipe)
+            if (plan.AgentCommand is not null)
+            {
+                HostConsole = Output(_ => true);
+            }
+            else if (plan.Mode == CommandMode.Pipe)
             {
                 OutputPort output = Standard(HostFile.StandardOutput, plan.EndMark);
                 OutputPort errors = Output(bytes => HostFile.Write(HostFile.StandardError, bytes), plan.EndMark);
@@ -63,6 +71,12 @@ internal sealed class RunConsole : IDisposable
         if (plan.Command is { } text)
         {
             Ports = [.. Ports, (CommandName, new TextPort(text))];
+        }
+        if (plan.SystemDisk is not null)
+        {
+            _agent = new ChannelPort();
+            _agentCommand = plan.AgentCommand;
+            Ports = [.. Ports, (GuestAgentClient.PortName, _agent)];
         }
         if (_interactive && _input is not null)
         {
@@ -109,11 +123,16 @@ internal sealed class RunConsole : IDisposable
             PassSize();
         }
         _input?.Start();
+        if (_agentCommand is { } words)
+        {
+            Task.Run(() => RunByAgentAsync(words));
+        }
     }
 
     /// <summary>Writes what is still buffered and restores the terminal.</summary>
     public void Dispose()
     {
+        _stop.Cancel();
         foreach (OutputPort output in _outputs)
         {
             output.Dispose();
@@ -158,6 +177,35 @@ internal sealed class RunConsole : IDisposable
             endMark);
         port.SinkClosed = () => _end.Finish(ExitStatus.BrokenPipe, null);
         return port;
+    }
+
+    /// <summary>Runs the command by the guest's agent.</summary>
+    private async Task RunByAgentAsync(IReadOnlyList<string> words)
+    {
+        try
+        {
+            using GuestAgentClient agent = new(_agent!);
+            int status = await new AgentCommand(agent, words).RunAsync(
+                told =>
+                {
+                    CommandStatus = told;
+                    CommandEnded = true;
+                },
+                _waitsForPowerOff,
+                _stop.Token).ConfigureAwait(false);
+            if (!_waitsForPowerOff)
+            {
+                _end.Finish(status, null);
+            }
+        }
+        catch (OperationCanceledException)
+        {
+            // The run has ended otherwise.
+        }
+        catch (Exception e) when (e is GuestAgentException or LodgeException)
+        {
+            _end.Finish(ExitStatus.CannotStart, e.Message);
+        }
     }
 
     /// <summary>The control port: the command's status counts when its streams have been written out.</summary>

@@ -24,7 +24,7 @@ internal sealed class RunDisks : IDisposable
 
     /// <summary>Opens all disks.</summary>
     /// <exception cref="LodgeException">One cannot be opened.</exception>
-    public static RunDisks Open(SystemDisk? system, IReadOnlyList<DiskOption> options)
+    public static RunDisks Open(SystemDisk? system, IReadOnlyList<DiskOption> options, SeedDisk? seed = null)
     {
         RunDisks disks = new();
         try
@@ -37,12 +37,22 @@ internal sealed class RunDisks : IDisposable
             {
                 disks._disks.Add((option, Open(option)));
             }
+            if (seed is not null)
+            {
+                // The last, so that the names of the others do not depend on it.
+                disks._disks.Add((new DiskOption { Path = "cloud-init seed", Format = "", Bus = seed.Bus, Serial = SeedDisk.Serial, ReadOnly = true }, seed.Open()));
+            }
             return disks;
         }
         catch (DiskException e)
         {
             disks.Dispose();
             throw new LodgeException($"a disk cannot be opened: {e.Message}");
+        }
+        catch
+        {
+            disks.Dispose();
+            throw;
         }
     }
 

@@ -34,6 +34,9 @@ internal sealed record RunOptions
     /// <summary>Whether the disk of the stored image's machine is kept under the machine's name.</summary>
     public bool Keep { get; init; }
 
+    /// <summary>What <c>--cloud-init</c> asked for, or null.</summary>
+    public CloudInitOption? CloudInit { get; init; }
+
     /// <summary>Whether the size of memory was given.</summary>
     public bool MemoryGiven { get; init; }
 

@@ -24,6 +24,12 @@ internal sealed record RunPlan(
     /// <summary>The disk of a stored image, or null.</summary>
     public SystemDisk? SystemDisk { get; init; }
 
+    /// <summary>The disk with the cloud-init seed, or null.</summary>
+    public SeedDisk? Seed { get; init; }
+
+    /// <summary>What the guest agent is to run, for a stored image without the command service; null for none.</summary>
+    public IReadOnlyList<string>? AgentCommand { get; init; }
+
     /// <summary>What the command service of a stored image is told; null for the default system and for a login.</summary>
     public byte[]? Command { get; init; }
 
@@ -50,7 +56,10 @@ internal sealed record RunPlan(
             : KernelLoader.Detect(kernel) == KernelKind.Multiboot
                 ? BootModule.ParseMultiboot(options.Initrd)
                 : [new BootModule(BootSource.FromFile(options.Initrd), options.Initrd)];
-        return new RunPlan(kernel, modules, options.Append, null, interactive, []);
+        return new RunPlan(kernel, modules, options.Append, null, interactive, [])
+        {
+            Seed = options.CloudInit is { Off: false } seed ? new SeedDisk(CloudInitOption.Seed(seed, options.Name, installService: false), DiskBus.Virtio) : null,
+        };
     }
 
     /// <summary>A stored image or the default system.</summary>

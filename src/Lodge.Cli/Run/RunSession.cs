@@ -26,7 +26,7 @@ internal static class RunSession
         IReadOnlyList<string> trace;
         using (console)
         {
-            using RunDisks disks = RunDisks.Open(plan.SystemDisk, options.Disks);
+            using RunDisks disks = RunDisks.Open(plan.SystemDisk, options.Disks, plan.Seed);
             using VirtualMachine machine = RunMachine.Create(options, plan, console, disks);
             machine.Completion.ContinueWith(_ => end.Finish(console.CommandStatus ?? ExitStatus.PowerOff, null), TaskScheduler.Default);
             using GdbServer? debugger = options.Gdb is { } address ? Listen(machine, address) : null;

@@ -37,6 +37,7 @@ public sealed partial class CloudImagePuller
                 Initrd = kernel?.Initrd,
                 Root = kernel?.Root ?? "",
                 CommandLine = "rw",
+                HasCloudInit = true,
             };
         }
         catch (DiskException e)

@@ -70,6 +70,7 @@ public sealed class DebianBuilder(Action<string> step)
             CommandLine = "rw rootfstype=ext4",
             BootsWithoutInitrd = builtIn,
             HasCommandService = true,
+            HasCloudInit = options.CloudInit,
         };
     }
 
@@ -137,7 +138,8 @@ public sealed class DebianBuilder(Action<string> step)
         }
         string unpacked = Path.Combine(work, "tree");
         // One shell inside the namespace, so that the tree's owners mean the same to tar, to mke2fs and to the removal.
-        const string Script = "mkdir \"$2\" && tar --extract --numeric-owner --xattrs --xattrs-include='*' --file \"$1\" --directory \"$2\" && rm \"$1\" && "
+        // The archive has no /dev at all, on which an initial RAM disk mounts its own.
+        const string Script = "mkdir \"$2\" && tar --extract --numeric-owner --xattrs --xattrs-include='*' --file \"$1\" --directory \"$2\" && rm \"$1\" && mkdir -p -m 755 \"$2/dev\" && "
             + "mke2fs -q -F -t ext4 -L root -E offset=$5,lazy_itable_init=1,lazy_journal_init=1 -d \"$2\" \"$3\" \"$4\"; status=$?; rm -rf \"$2\"; exit $status";
         string[] command = ["sh", "-c", Script, "sh", tree, unpacked, disk, $"{partition.Length >> 10}k", $"{partition.Offset}"];
         if (!root)
@@ -169,16 +171,13 @@ public sealed class DebianBuilder(Action<string> step)
     private static void WriteOverlay(string path)
     {
         using TarWriter tar = new(File.Create(path), TarEntryFormat.Pax, leaveOpen: false);
-        foreach (string name in typeof(DebianBuilder).Assembly.GetManifestResourceNames().Order(StringComparer.Ordinal))
+        foreach (GuestFile file in (IEnumerable<GuestFile>)[.. GuestFiles.Command, .. GuestFiles.Login, .. GuestFiles.Network])
         {
-            Add(tar, name, typeof(DebianBuilder).Assembly.GetManifestResourceStream(name)!, name == "usr/lib/lodge/command");
+            Add(tar, file.Path, Text(file.Contents), file.Executable);
         }
         Add(tar, "etc/fstab", Text("LABEL=root / ext4 defaults,x-systemd.growfs 0 1\n"), false);
         Add(tar, "etc/issue", Text("Debian GNU/Linux \\n \\l (log in as root; there is no password)\n\n"), false);
         Add(tar, "etc/modules-load.d/lodge.conf", Text("virtio_console\nvirtio_rng\nvirtio_balloon\n"), false);
-        const string Login = "[Service]\nExecStart=\nExecStart=-/sbin/agetty --autologin root --noclear --keep-baud 115200,57600,38400,9600 - $TERM\n";
-        Add(tar, "etc/systemd/system/serial-getty@hvc0.service.d/lodge.conf", Text(Login), false);
-        Add(tar, "etc/systemd/system/serial-getty@ttyS0.service.d/lodge.conf", Text(Login), false);
     }
 
     private static void Add(TarWriter tar, string name, Stream contents, bool executable)

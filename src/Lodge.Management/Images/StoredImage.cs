@@ -56,6 +56,9 @@ public sealed record ImageManifest
 
     /// <summary>Whether the guest runs <c>lodge run IMAGE -- CMD</c> by the service that Lodge put into it.</summary>
     public bool HasCommandService { get; init; }
+
+    /// <summary>Whether cloud-init is in it: <c>lodge run</c> then gives it a seed.</summary>
+    public bool HasCloudInit { get; init; }
 }
 
 /// <summary>An image in the store.</summary>
