@@ -5,10 +5,11 @@ using Xunit;
 
 namespace Lodge.Machine.Tests;
 
-/// <summary>Random accesses to every port and register of a whole machine; LODGE_FUZZ_SECONDS makes it longer.</summary>
+/// <summary>Random accesses to every port and register of a whole machine; LODGE_FUZZ_CASES is their number, LODGE_FUZZ_SECONDS makes it longer.</summary>
 public class ChipsetFuzzTests
 {
-    private const int Accesses = 200_000;
+    private static readonly long _accesses =
+        long.TryParse(Environment.GetEnvironmentVariable("LODGE_FUZZ_CASES"), CultureInfo.InvariantCulture, out long cases) ? cases : 200_000;
 
     [Fact]
     public void Random_accesses_never_throw_hang_or_grow()
@@ -38,7 +39,7 @@ public class ChipsetFuzzTests
         byte[] data = new byte[8];
         var watch = Stopwatch.StartNew();
         long before = GC.GetTotalMemory(forceFullCollection: true);
-        for (int i = 0; i < Accesses || watch.Elapsed.TotalSeconds < seconds; i++)
+        for (long i = 0; i < _accesses || watch.Elapsed.TotalSeconds < seconds; i++)
         {
             RegionClaim claim = claims[random.Next(claims.Length)];
             int width = 1 << random.Next(claim.Space == RegionSpace.Port ? 3 : 4);

@@ -17,11 +17,11 @@ namespace Lodge.Machine.Tests;
 
 /// <summary>
 /// Random ring memory and registers. An exception on the worker ends the process, a hang fails the wait, growth fails the last check. Some 10^5 cases
-/// in a normal run; LODGE_FUZZ_SECONDS lengthens it.
+/// in a normal run; LODGE_FUZZ_CASES is the number for each device, LODGE_FUZZ_SECONDS lengthens it.
 /// </summary>
 public sealed class VirtioFuzzTests : IDisposable
 {
-    private const int CasesPerDevice = 40_000;
+    private static readonly long _casesPerDevice = long.TryParse(Environment.GetEnvironmentVariable("LODGE_FUZZ_CASES"), out long cases) ? cases : 40_000;
     private readonly TimerService _timers = new(new MachineClock());
 
     public void Dispose() => _timers.Dispose();
@@ -38,7 +38,7 @@ public sealed class VirtioFuzzTests : IDisposable
         long end = Environment.TickCount64 + (seconds * 1000L);
         int seed = seconds == 0 ? 1 : Environment.TickCount;
         long before = GC.GetTotalMemory(forceFullCollection: true);
-        for (int done = 0; done < CasesPerDevice || Environment.TickCount64 < end; done += 2000)
+        for (long done = 0; done < _casesPerDevice || Environment.TickCount64 < end; done += 2000)
         {
             Session(kind, seed++, 2000);
         }
