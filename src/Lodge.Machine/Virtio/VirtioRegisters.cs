@@ -20,6 +20,9 @@ public enum VirtioDeviceType : ushort
 
     /// <summary>SCSI host.</summary>
     ScsiHost = 8,
+
+    /// <summary>Sockets between guest and host.</summary>
+    Socket = 19,
 }
 
 /// <summary>Bits of the device status field (virtio 1.2, 2.1).</summary>
