@@ -7,6 +7,7 @@ using Lodge.Machine.Devices.Virtio.Block;
 using Lodge.Machine.Devices.Virtio.Console;
 using Lodge.Machine.Devices.Virtio.Rng;
 using Lodge.Machine.Devices.Virtio.Scsi;
+using Lodge.Machine.Devices.Virtio.Vsock;
 using Lodge.Machine.Pci;
 using Lodge.Machine.Virtio;
 using Lodge.Machine.Virtio.Transport;
@@ -32,6 +33,7 @@ public sealed class VirtioFuzzTests : IDisposable
     [InlineData("balloon")]
     [InlineData("block")]
     [InlineData("scsi")]
+    [InlineData("vsock")]
     public void NothingThatAGuestDoesHarms(string kind)
     {
         int seconds = int.TryParse(Environment.GetEnvironmentVariable("LODGE_FUZZ_SECONDS"), out int value) ? value : 0;
@@ -49,6 +51,7 @@ public sealed class VirtioFuzzTests : IDisposable
     private VirtioDevice CreateDevice(string kind, GuestMemory memory, Random random) => kind switch
     {
         "rng" => new VirtioRng(memory, new VirtioRngConfiguration()),
+        "vsock" => new VirtioVsock(memory, new VirtioVsockConfiguration(new FickleVsockHost(random.Next()))),
         "balloon" => new VirtioBalloon(memory, _timers, new VirtioBalloonConfiguration()),
         "block" => new VirtioBlock(memory, new VirtioBlockConfiguration(new Harness.TestDisk(1 << 20)
         {
@@ -129,6 +132,32 @@ public sealed class VirtioFuzzTests : IDisposable
                 case 8 when kind == "balloon":
                     ((VirtioBalloon)machine.Device).RequestStatistics();
                     break;
+                case 8 when kind == "vsock":
+                    {
+                        // Packets that mean something where rings' buffers often lie.
+                        byte[] packet = new byte[VsockPacket.Length];
+                        for (ulong at = (ulong)random.Next(0x20_0000) & ~15UL; at < 0x1F_0000; at += (ulong)random.Next(3, 64) * 16)
+                        {
+                            new VsockPacket
+                            {
+                                SourceCid = random.Next(16) == 0 ? Odd(random) : 3,
+                                DestinationCid = random.Next(16) == 0 ? Odd(random) : 2,
+                                SourcePort = (uint)random.Next(4),
+                                DestinationPort = (uint)random.Next(4),
+                                DataLength = random.Next(16) == 0 ? Odd(random) : (uint)random.Next(64),
+                                Type = (ushort)(random.Next(16) == 0 ? random.Next(4) : 1),
+                                Operation = (VsockOperation)random.Next(9),
+                                Flags = (uint)random.Next(4),
+                                BufferSize = random.Next(4) == 0 ? Odd(random) : 4096,
+                                Forwarded = random.Next(4) == 0 ? Odd(random) : (uint)random.Next(4096),
+                            }.Write(packet);
+                            if (at < rings || at >= rings + 0x8000)
+                            {
+                                machine.Memory.TryWrite(at, packet);
+                            }
+                        }
+                        break;
+                    }
                 case 8 when kind == "block":
                     {
                         // Headers that mean something where rings' buffers often lie.
