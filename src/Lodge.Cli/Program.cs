@@ -3,8 +3,10 @@ using System.CommandLine.Help;
 using System.CommandLine.Parsing;
 using Lodge.Cli.Console;
 using Lodge.Cli.Image;
+using Lodge.Cli.Network;
 using Lodge.Cli.Run;
 using Lodge.Management;
+using Lodge.Network;
 using Lodge.Storage.Disks;
 
 namespace Lodge.Cli;
@@ -30,10 +32,10 @@ internal static class Program
     {
         try
         {
-            int separator = arguments is ["image", ..] ? -1 : Array.IndexOf(arguments, "--");
+            int separator = arguments is ["image" or "network", ..] ? -1 : Array.IndexOf(arguments, "--");
             string[]? words = separator < 0 ? null : arguments[(separator + 1)..];
             string[] own = separator < 0 ? arguments : arguments[..separator];
-            RootCommand root = new("Lodge runs virtual machines.") { RunCommand.Create(words, run), ImageCommand.Create() };
+            RootCommand root = new("Lodge runs virtual machines.") { RunCommand.Create(words, run), ImageCommand.Create(), NetworkCommand.Create() };
             root.Directives.Clear();
             ParseResult parsed = root.Parse(own, new ParserConfiguration { ResponseFileTokenReplacer = null, EnablePosixBundling = false });
             if (parsed.Errors.Count != 0 && parsed.Action is not (HelpAction or RunCommand.ManualAction or ImageManual))
@@ -48,7 +50,7 @@ internal static class Program
             HostFile.Error($"lodge: {OneLine(e.Message)}");
             return e.Status;
         }
-        catch (Exception e) when (e is ManagementException or DiskException)
+        catch (Exception e) when (e is ManagementException or DiskException or NetworkException)
         {
             Terminal.Leave();
             HostFile.Error($"lodge: {OneLine(e.Message)}");
@@ -68,12 +70,13 @@ internal static class Program
 
     private static string Explain(ParseResult parsed)
     {
-        bool image = parsed.RootCommandResult.Children.OfType<CommandResult>().FirstOrDefault()?.Command.Name == "image";
+        string? group = parsed.RootCommandResult.Children.OfType<CommandResult>().FirstOrDefault()?.Command.Name;
+        group = group is "image" or "network" ? group : null;
         string name = parsed.CommandResult.Command.Name;
-        string verb = parsed.CommandResult.Command is RootCommand ? "lodge" : image && name != "image" ? $"lodge image {name}" : $"lodge {name}";
-        if (image)
+        string verb = parsed.CommandResult.Command is RootCommand ? "lodge" : group is not null && name != group ? $"lodge {group} {name}" : $"lodge {name}";
+        if (group is not null)
         {
-            return ExplainImage(parsed, verb);
+            return ExplainGroup(parsed, group, verb);
         }
         if (parsed.CommandResult.Command is not RootCommand && parsed.UnmatchedTokens is [{ } word, ..] && !word.StartsWith('-'))
         {
@@ -91,11 +94,11 @@ internal static class Program
         return message.Contains(';', StringComparison.Ordinal) ? message : $"{message}; see '{verb} --help'";
     }
 
-    private static string ExplainImage(ParseResult parsed, string verb)
+    private static string ExplainGroup(ParseResult parsed, string group, string verb)
     {
         if (parsed.CommandResult.Command.Subcommands.Count != 0)
         {
-            return parsed.UnmatchedTokens is [{ } word, ..] ? $"'{word}' is not a command of lodge image; see 'lodge image --help'" : "a command is missing; see 'lodge image --help'";
+            return parsed.UnmatchedTokens is [{ } word, ..] ? $"'{word}' is not a command of lodge {group}; see 'lodge {group} --help'" : $"a command is missing; see 'lodge {group} --help'";
         }
         string message = parsed.UnmatchedTokens is [{ } token, ..]
             ? token.StartsWith('-') ? $"option '{token}' is not known" : $"'{token}' is not expected here"

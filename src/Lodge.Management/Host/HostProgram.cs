@@ -27,6 +27,20 @@ public static class HostProgram
     public static (int Status, string Error) Run(string name, IEnumerable<string> arguments, Func<string, bool>? errorLine = null) =>
         Run(name, arguments, stream => stream.CopyTo(Stream.Null), errorLine);
 
+    /// <summary>Runs a program with a text as its standard input; what it prints is dropped.</summary>
+    /// <returns>Its exit status and the first line of standard error that has a message.</returns>
+    /// <exception cref="ManagementException">It cannot be started.</exception>
+    public static (int Status, string Error) Feed(string name, IEnumerable<string> arguments, string input)
+    {
+        string first = "";
+        (int status, _) = Run(name, arguments, stream => stream.CopyTo(Stream.Null), line =>
+        {
+            first = first.Length == 0 ? line : first;
+            return false;
+        }, input);
+        return (status, first);
+    }
+
     /// <summary>Runs a program and returns its standard output as text, or null when it fails.</summary>
     public static string? Text(string name, params string[] arguments)
     {
@@ -34,7 +48,7 @@ public static class HostProgram
         return Run(name, arguments, stream => text = new StreamReader(stream).ReadToEnd(), null).Status == 0 ? text : null;
     }
 
-    private static (int Status, string Error) Run(string name, IEnumerable<string> arguments, Action<Stream> output, Func<string, bool>? errorLine)
+    private static (int Status, string Error) Run(string name, IEnumerable<string> arguments, Action<Stream> output, Func<string, bool>? errorLine, string input = "")
     {
         ProcessStartInfo start = new(Path(name) ?? name, arguments)
         {
@@ -57,7 +71,15 @@ public static class HostProgram
             }
         };
         process.BeginErrorReadLine();
-        process.StandardInput.Close();
+        try
+        {
+            process.StandardInput.Write(input);
+            process.StandardInput.Close();
+        }
+        catch (IOException)
+        {
+            // It ended without reading all; its status tells why.
+        }
         output(process.StandardOutput.BaseStream);
         process.WaitForExit();
         return (process.ExitCode, kept.Length != 0 ? kept : last);

@@ -8,7 +8,10 @@ internal static partial class HostSystemCalls
     private const int ReadOnlyDirectoryCloseOnExec = 0x10000 | 0x80000; // O_RDONLY | O_DIRECTORY | O_CLOEXEC
     private const int CurrentFolder = -100; // AT_FDCWD
     private const uint RenameExchange = 2;
-    private const int LockExclusive = 2, LockShared = 1, LockNonBlocking = 4;
+    private const int LockExclusive = 2, LockShared = 1, LockNonBlocking = 4, Unlock = 8;
+    private const int SetDescriptorFlags = 2, CloseOnExec = 1; // F_SETFD, FD_CLOEXEC
+    private const int ErrorInterrupted = 4;
+    private const long SystemCallPidfdOpen = 434, SystemCallPidfdSendSignal = 424;
 
     /// <summary>fsync(2) of a folder; file systems that cannot do it are left alone.</summary>
     public static void SyncFolder(string folder)
@@ -24,6 +27,49 @@ internal static partial class HostSystemCalls
     /// <summary>flock(2) without waiting.</summary>
     /// <returns>Whether the lock was got.</returns>
     public static bool TryLock(SafeHandle handle, bool exclusive) => Flock((int)handle.DangerousGetHandle(), (exclusive ? LockExclusive : LockShared) | LockNonBlocking) == 0;
+
+    /// <summary>
+    /// flock(2), waiting. With <paramref name="inherited"/> programs that are started meanwhile hold the lock too, so that it is free only when they
+    /// have ended, even if this process is killed.
+    /// </summary>
+    /// <exception cref="IOException">The host refuses.</exception>
+    public static void Lock(SafeHandle handle, bool inherited)
+    {
+        int descriptor = (int)handle.DangerousGetHandle();
+        while (Flock(descriptor, LockExclusive) != 0)
+        {
+            if (Marshal.GetLastPInvokeError() != ErrorInterrupted)
+            {
+                throw new IOException($"no lock: {Marshal.GetLastPInvokeErrorMessage()}");
+            }
+        }
+        if (inherited)
+        {
+            _ = Fcntl(descriptor, SetDescriptorFlags, 0);
+        }
+    }
+
+    /// <summary>Gives a lock back, also for programs that have inherited it.</summary>
+    public static void Release(SafeHandle handle)
+    {
+        int descriptor = (int)handle.DangerousGetHandle();
+        _ = Fcntl(descriptor, SetDescriptorFlags, CloseOnExec);
+        _ = Flock(descriptor, Unlock);
+    }
+
+    /// <summary>Sends a signal to a process for which <paramref name="isIt"/> holds after its identity is pinned (pidfd_open(2)), so that no other that got its number meets it.</summary>
+    /// <returns>Whether it was sent.</returns>
+    public static bool Signal(int process, int signal, Func<bool> isIt)
+    {
+        int descriptor = (int)SystemCall(SystemCallPidfdOpen, process, 0, 0, 0);
+        if (descriptor < 0)
+        {
+            return false;
+        }
+        bool sent = isIt() && SystemCall(SystemCallPidfdSendSignal, descriptor, signal, 0, 0) == 0;
+        _ = Close(descriptor);
+        return sent;
+    }
 
     /// <summary>renameat2(2) with RENAME_EXCHANGE: two paths change places in one step.</summary>
     /// <exception cref="IOException">The host refuses.</exception>
@@ -60,6 +106,12 @@ internal static partial class HostSystemCalls
     [LibraryImport("libc", EntryPoint = "close")]
     private static partial int Close(int fd);
 
-    [LibraryImport("libc", EntryPoint = "flock")]
+    [LibraryImport("libc", EntryPoint = "fcntl")]
+    private static partial int Fcntl(int fd, int command, int argument);
+
+    [LibraryImport("libc", EntryPoint = "syscall")]
+    private static partial long SystemCall(long number, nint first, nint second, nint third, nint fourth);
+
+    [LibraryImport("libc", EntryPoint = "flock", SetLastError = true)]
     private static partial int Flock(int fd, int operation);
 }
