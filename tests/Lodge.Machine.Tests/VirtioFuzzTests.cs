@@ -5,12 +5,14 @@ using Lodge.Engine.Time;
 using Lodge.Machine.Devices.Virtio.Balloon;
 using Lodge.Machine.Devices.Virtio.Block;
 using Lodge.Machine.Devices.Virtio.Console;
+using Lodge.Machine.Devices.Virtio.Network;
 using Lodge.Machine.Devices.Virtio.Rng;
 using Lodge.Machine.Devices.Virtio.Scsi;
 using Lodge.Machine.Devices.Virtio.Vsock;
 using Lodge.Machine.Pci;
 using Lodge.Machine.Virtio;
 using Lodge.Machine.Virtio.Transport;
+using Lodge.Network.Links;
 using Lodge.Storage.Disks;
 using Xunit;
 
@@ -34,6 +36,7 @@ public sealed class VirtioFuzzTests : IDisposable
     [InlineData("block")]
     [InlineData("scsi")]
     [InlineData("vsock")]
+    [InlineData("network")]
     public void NothingThatAGuestDoesHarms(string kind)
     {
         int seconds = int.TryParse(Environment.GetEnvironmentVariable("LODGE_FUZZ_SECONDS"), out int value) ? value : 0;
@@ -59,6 +62,7 @@ public sealed class VirtioFuzzTests : IDisposable
             Fail = (_, _) => Random.Shared.Next(20) == 0 ? (DiskError)Random.Shared.Next(14) : null,
         })
         { Queues = random.Next(1, 5) }),
+        "network" => new VirtioNetwork(memory, new VirtioNetworkConfiguration(MemoryLink.CreatePair().First, new(2)) { QueuePairs = random.Next(1, 4) }),
         "scsi" => new VirtioScsi(memory, new VirtioScsiConfiguration(
             [new(new Harness.TestDisk(1 << 20) { Asynchronous = random.Next(2) == 0 }), new(new Harness.TestDisk(1 << 20), CdRom: true)])
         { Queues = random.Next(1, 4) }),

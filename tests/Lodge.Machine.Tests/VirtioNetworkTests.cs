@@ -228,9 +228,11 @@ public sealed class VirtioNetworkTests : IDisposable
         _peer.Give(NetworkGuest.Frame(100), new FrameOffload { NeedsChecksum = true, ChecksumStart = 34, ChecksumOffset = 6 });
         _peer.Give(NetworkGuest.Frame(101), new FrameOffload { ChecksumValid = true });
         _guest.Post(2048, 2);
-        (byte[] header, byte[] frame, _) = _guest.Receive();
-        Assert.Equal(101, frame.Length);
-        Assert.Equal(0, header[0]);
+        for (int length = 100; length <= 101; length++)
+        {
+            (byte[] header, byte[] frame, _) = _guest.Receive();
+            Assert.Equal((0, length), (header[0], frame.Length));
+        }
     }
 
     [Fact]

@@ -1,3 +1,4 @@
+using Lodge.Network.Offloads;
 using Lodge.Network.Packets;
 
 namespace Lodge.Network.Links;
@@ -11,7 +12,7 @@ public sealed record MemoryLinkOptions
     /// <summary>Largest packet of a frame without offload, in bytes.</summary>
     public int Mtu { get; init; } = 1500;
 
-    /// <summary>What frames may leave to do. The receiving end has to accept it too, or they are dropped: see <see cref="MemoryLink.Undeliverable"/>.</summary>
+    /// <summary>What frames may leave to do; it is done here when the receiving end does not accept it.</summary>
     public OffloadFeatures Offloads { get; init; }
 
     /// <summary>Whether a frame that finds the queue full is dropped, as in a switch; otherwise the sender waits.</summary>
@@ -45,7 +46,7 @@ public sealed class MemoryLink : ILink
     /// <summary>Frames that this end sent and that were dropped because the queue was full or the other end is gone.</summary>
     public long Dropped => _outward.Dropped;
 
-    /// <summary>Frames for this end that were dropped because it does not accept what they leave to do.</summary>
+    /// <summary>Frames for this end that were dropped because it does not accept what they leave to do, and that cannot be done as their content is no such packet.</summary>
     public long Undeliverable => _inward.Undeliverable;
 
     /// <inheritdoc/>
@@ -111,6 +112,8 @@ public sealed class MemoryLink : ILink
         private int _count;
         private bool _refused;
         private OffloadFeatures _accepted = (OffloadFeatures)~0;        // until the receiver says otherwise
+        private readonly FrameSegmenter _segmenter = new();
+        private int _segment;       // of the first frame, which is being cut; 0: it is not
         private long _dropped;
         private long _undeliverable;
 
@@ -123,6 +126,13 @@ public sealed class MemoryLink : ILink
             lock (_gate)
             {
                 _accepted = accepted;
+                if (_segment != 0)
+                {
+                    // The rest of a frame that was being cut is lost, as a network may.
+                    _segment = 0;
+                    _first = (_first + 1) % capacity;
+                    _count--;
+                }
             }
         }
 
@@ -156,32 +166,68 @@ public sealed class MemoryLink : ILink
             }
         }
 
-        /// <summary>0 when empty.</summary>
+        /// <summary>0 when empty. One frame that the receiver does not accept as it is becomes as many as are needed.</summary>
         public int TryTake(Span<byte> buffer, out FrameOffload offload, out bool awaited)
         {
             lock (_gate)
             {
                 awaited = false;
+                offload = default;
                 while (_count != 0)
                 {
-                    int place = _first;
-                    _first = (_first + 1) % capacity;
-                    _count--;
-                    awaited |= _refused;
-                    _refused = false;
-                    offload = _offloads[place];
-                    int length = _lengths[place];
-                    if (length == 0 || length > buffer.Length || (offload.Required & ~_accepted) != 0)
+                    int length = _lengths[_first];
+                    ReadOnlySpan<byte> frame = _frames[_first].AsSpan(0, length);
+                    ref readonly FrameOffload left = ref _offloads[_first];
+                    int done = length > buffer.Length ? 0
+                        : (left.Required & ~_accepted) == 0 ? Whole(frame, buffer)
+                        : left.Segmentation == FrameSegmentation.None ? Complete(frame, buffer, left)
+                        : NextSegment(frame, buffer, left);
+                    if (done != 0 && (left.Required & ~_accepted) == 0)
+                    {
+                        offload = left;
+                    }
+                    if (done == 0)
                     {
                         Volatile.Write(ref _undeliverable, _undeliverable + 1);
-                        continue;
+                        _segment = 0;
                     }
-                    _frames[place].AsSpan(0, length).CopyTo(buffer);
-                    return length;
+                    if (_segment == 0)
+                    {
+                        _first = (_first + 1) % capacity;
+                        _count--;
+                        awaited |= _refused;
+                        _refused = false;
+                    }
+                    if (done != 0)
+                    {
+                        return done;
+                    }
                 }
-                offload = default;
                 return 0;
             }
+        }
+
+        private static int Whole(ReadOnlySpan<byte> frame, Span<byte> buffer)
+        {
+            frame.CopyTo(buffer);
+            return frame.Length;
+        }
+
+        private static int Complete(ReadOnlySpan<byte> frame, Span<byte> buffer, in FrameOffload offload)
+        {
+            frame.CopyTo(buffer);
+            return InternetChecksum.TryComplete(buffer[..frame.Length], offload.ChecksumStart, offload.ChecksumOffset) ? frame.Length : 0;
+        }
+
+        private int NextSegment(ReadOnlySpan<byte> frame, Span<byte> buffer, in FrameOffload offload)
+        {
+            if (_segment == 0 && !_segmenter.TryStart(frame, offload))
+            {
+                return 0;
+            }
+            int length = _segmenter.Write(frame, _segment, buffer);
+            _segment = _segment + 1 == _segmenter.Count ? 0 : _segment + 1;
+            return length;
         }
     }
 }
