@@ -29,7 +29,8 @@ internal static class CommandImage
     /// <param name="endMark">Ends the streams in pipe mode.</param>
     /// <param name="command">Program and arguments; empty for a shell.</param>
     /// <param name="disks">What the machine's disks need; null: it has none.</param>
-    public static byte[] Build(CommandMode mode, string hostName, string terminalType, string endMark, IReadOnlyList<byte[]> command, DiskNeeds? disks = null)
+    /// <param name="networks">What its network cards need; null: it has none.</param>
+    public static byte[] Build(CommandMode mode, string hostName, string terminalType, string endMark, IReadOnlyList<byte[]> command, DiskNeeds? disks = null, NetworkNeeds? networks = null)
     {
         using MemoryStream archive = new();
         CpioWriter cpio = new(archive);
@@ -42,13 +43,22 @@ internal static class CommandImage
             Assign(run, "disks", disks.Count.ToString(System.Globalization.CultureInfo.InvariantCulture));
             Assign(run, "disk_modules", string.Join(' ', disks.Modules));
         }
+        if (networks is { Cards.Count: not 0 })
+        {
+            Assign(run, "cards", string.Join(' ', networks.Cards));
+            Assign(run, "card_modules", NetworkNeeds.Module);
+            if (networks.NameServer is { } server)
+            {
+                cpio.File("etc/resolv.conf", Encoding.ASCII.GetBytes($"nameserver {server}\n"));
+            }
+        }
         Assign(run, "TERM", terminalType);
         run.Write("export TERM\n"u8);
         cpio.File("lodge/run", run.ToArray());
         if (command.Count != 0)
         {
             using MemoryStream script = new();
-            script.Write("unset name mode mark disks disk_modules\nexec"u8);
+            script.Write("unset name mode mark disks disk_modules cards card_modules\nexec"u8);
             foreach (byte[] word in command)
             {
                 script.WriteByte((byte)' ');

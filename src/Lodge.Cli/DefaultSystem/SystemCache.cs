@@ -57,8 +57,8 @@ internal sealed class SystemCache(string directory)
         }
     }
 
-    /// <summary>The version of the main script, so that another version of Lodge makes a system of its own.</summary>
-    private static string ScriptVersion => Checksum(SystemImage.Script()).ToString("x8", CultureInfo.InvariantCulture);
+    /// <summary>The version of the scripts, so that another version of Lodge makes a system of its own.</summary>
+    private static string ScriptVersion => Checksum([.. SystemImage.Script(), .. SystemImage.DhcpScript()]).ToString("x8", CultureInfo.InvariantCulture);
 
     private SystemFiles? Current()
     {

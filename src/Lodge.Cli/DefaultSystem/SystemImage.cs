@@ -9,10 +9,18 @@ internal static class SystemImage
     /// <summary>Modules that are loaded only when a machine has such a disk (see <see cref="Run.DiskNeeds"/>).</summary>
     public static IReadOnlyList<string> DiskModules { get; } = ["virtio_blk", "nvme", "virtio_scsi", "sd_mod", "sr_mod", "isofs"];
 
+    /// <summary>Modules that are loaded only when a machine has a network card.</summary>
+    public static IReadOnlyList<string> NetworkModules { get; } = [Run.NetworkNeeds.Module];
+
     /// <summary>The script that sets the system up and runs the command.</summary>
-    public static byte[] Script()
+    public static byte[] Script() => Resource("main.sh");
+
+    /// <summary>What the DHCP client calls.</summary>
+    public static byte[] DhcpScript() => Resource("dhcp.sh");
+
+    private static byte[] Resource(string name)
     {
-        using Stream stream = typeof(SystemImage).Assembly.GetManifestResourceStream("main.sh")!;
+        using Stream stream = typeof(SystemImage).Assembly.GetManifestResourceStream(name)!;
         using MemoryStream contents = new();
         stream.CopyTo(contents);
         return contents.ToArray();
@@ -45,6 +53,7 @@ internal static class SystemImage
         cpio.Link("lodge/dev/stderr", "/proc/self/fd/2");
         cpio.Link("init", "/bin/busybox");
         cpio.File("lodge/main", Script(), executable: true);
+        cpio.File("lodge/dhcp", DhcpScript(), executable: true);
         cpio.File("bin/busybox", busybox, executable: true);
         foreach (string applet in applets)
         {

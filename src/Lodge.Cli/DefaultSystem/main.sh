@@ -3,6 +3,7 @@
 #   name   host name            mode   shell, terminal (a command on the console) or pipe (a command on ports)
 #   mark   what ends the stdout and stderr streams; its bytes occur in no command's output by chance
 #   disks  number of disks      disk_modules  their drivers, those that the kernel has as modules are loaded
+#   cards  for each network card dhcp, none, or ADDRESS/LENGTH,GATEWAY      card_modules  their drivers
 # and exports TERM; /lodge/command is the command. Its end is told on the control port as "exit STATUS".
 export PATH=/bin:/sbin:/usr/bin:/usr/sbin HOME=/root
 # Started again by init: the first run was killed, nothing can go on.
@@ -11,14 +12,36 @@ mount -a
 : >/run/started
 cp -a /lodge/dev/. /dev/
 mount -t devpts devpts /dev/pts
-disks=0 disk_modules=
+disks=0 disk_modules= cards= card_modules=
 . /lodge/run
 echo "$name" >/proc/sys/kernel/hostname
 read -r modules </lodge/modules
-for module in $disk_modules; do
+for module in $disk_modules $card_modules; do
     [ ! -e "/lib/modules/$(uname -r)/$module.ko" ] || modules="$modules $module"
 done
 [ -z "$modules" ] || modprobe -a $modules
+
+# Networks: what is known is set, nothing waits; DHCP gets a moment, and goes on in the background.
+ip link set lo up
+number=0 leases=
+for card in $cards; do
+    interface=eth$number
+    number=$((number + 1))
+    [ -e "/sys/class/net/$interface" ] || continue
+    case $card in
+        none) ;;
+        dhcp)
+            ip link set "$interface" up
+            udhcpc -f -i "$interface" -s /lodge/dhcp -A 3 >/dev/null 2>&1 </dev/null &
+            leases="$leases /run/lease.$interface"
+            ;;
+        *)
+            ip address add "${card%,*}" dev "$interface"
+            ip link set "$interface" up
+            ip route add default via "${card#*,}"
+            ;;
+    esac
+done
 
 control= input= output= errors=
 tries=0
@@ -51,6 +74,14 @@ while [ "$disks" != 0 ]; do
     tries=$((tries + 1))
     [ $found -lt "$disks" ] && [ $tries -le 5000 ] || break
     usleep 1000
+done
+
+tries=0
+for lease in $leases; do
+    while [ ! -e "$lease" ] && [ $tries -lt 300 ]; do
+        tries=$((tries + 1))
+        usleep 10000
+    done
 done
 
 case $mode in

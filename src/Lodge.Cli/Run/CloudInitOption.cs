@@ -18,7 +18,7 @@ internal sealed record CloudInitOption(bool Off, string? UserData = null, string
             return new CloudInitOption(text == "off");
         }
         CloudInitOption option = new(false);
-        foreach (string part in DiskOption.Split(text))
+        foreach (string part in OptionWords.Split(text))
         {
             int equals = part.IndexOf('=', StringComparison.Ordinal);
             (string name, string path) = equals < 0 ? (part, "") : (part[..equals], part[(equals + 1)..]);

@@ -60,7 +60,7 @@ internal sealed record DiskOption
     /// <exception cref="FormatException">It is not understood; the message says what to write instead.</exception>
     public static DiskOption ParseCdRom(string text)
     {
-        List<string> parts = Split(text);
+        List<string> parts = OptionWords.Split(text);
         foreach (string part in parts.Skip(1))
         {
             string name = part.Split('=')[0];
@@ -78,7 +78,7 @@ internal sealed record DiskOption
 
     private static DiskOption Parse(string text, string? defaultFormat)
     {
-        List<string> parts = Split(text);
+        List<string> parts = OptionWords.Split(text);
         string path = parts[0];
         if (path.Length == 0)
         {
@@ -88,8 +88,7 @@ internal sealed record DiskOption
         string? format = null;
         foreach (string part in parts.Skip(1))
         {
-            int equals = part.IndexOf('=', StringComparison.Ordinal);
-            (string name, string value) = equals < 0 ? (part, "on") : (part[..equals], part[(equals + 1)..]);
+            (string name, string value) = OptionWords.Pair(part);
             switch (name)
             {
                 case "format":
@@ -192,36 +191,5 @@ internal sealed record DiskOption
         ? value
         : throw new FormatException($"serial number '{value}' of a disk is not possible; give 1 to 20 ASCII characters without spaces");
 
-    private static bool Switch(string name, string value) => value switch
-    {
-        "on" or "true" or "yes" => true,
-        "off" or "false" or "no" => false,
-        _ => throw new FormatException($"disk option {name}={value} is not understood; give on or off"),
-    };
-
-    /// <summary>Splits at commas; a comma written twice is one of the text.</summary>
-    internal static List<string> Split(string text)
-    {
-        var parts = new List<string>();
-        var part = new System.Text.StringBuilder();
-        for (int i = 0; i < text.Length; i++)
-        {
-            if (text[i] != ',')
-            {
-                part.Append(text[i]);
-            }
-            else if (i + 1 < text.Length && text[i + 1] == ',')
-            {
-                part.Append(',');
-                i++;
-            }
-            else
-            {
-                parts.Add(part.ToString());
-                part.Clear();
-            }
-        }
-        parts.Add(part.ToString());
-        return parts;
-    }
+    private static bool Switch(string name, string value) => OptionWords.Switch("disk", name, value);
 }

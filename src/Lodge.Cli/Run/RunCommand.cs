@@ -4,6 +4,7 @@ using System.CommandLine.Invocation;
 using System.CommandLine.Parsing;
 using System.Net;
 using Lodge.Engine.Processor;
+using Lodge.Network.User;
 
 namespace Lodge.Cli.Run;
 
@@ -27,6 +28,9 @@ internal static class RunCommand
           lodge run --memory 2G --kernel vmlinuz --initrd initrd.img --append console=ttyS0
           lodge run --kernel vmlinux --append console=ttyS0 --gdb :1234
           lodge run --disk data.qcow2 --disk scratch.img,serial=S1 -- sh -c 'mount /dev/vda /mnt && ls /mnt'
+          lodge run debian --publish 8080:80 -- sh -c 'apt-get update && apt-get install -y nginx && sleep infinity'
+          lodge run --net user,mac=52:54:00:12:34:56,bytes-in=10M --capture traffic.pcapng -- wget -O - http://example.org/
+          lodge run --net none -- ip address
           lodge run --kernel test.elf --debug-exit --timeout 30
 
         Exit status: the command's own; without one 0 after power-off, 200 reset, 201 triple fault, 202 kernel panic, 203 engine failure,
@@ -66,6 +70,25 @@ internal static class RunCommand
             AllowMultipleArgumentsPerToken = false,
             CustomParser = result => GuardAll(result, DiskOption.ParseCdRom),
         };
+        Option<IReadOnlyList<NetworkOption>> net = new("--net")
+        {
+            Description = "Add a network card; repeatable. Without it the machine has one on a user network, if libslirp0 is installed. Kinds: user (NAT without root), none, the name of a network, "
+                + "tap=NAME, bridge=NAME. Options: mac=ADDRESS, model=virtio, mtu=N, queues=N, link=up|down, capture=FILE, vlan=N (tap, bridge), "
+                + "bytes-in=N, bytes-out=N, packets-in=N, packets-out=N, also with -max; for user: publish=PORTS, subnet=10.0.2.0/24, ipv6=on|off|fec0::/64, host-loopback=on|off, restrict=on|off",
+            HelpName = "KIND[,OPTION=VALUE...]",
+            Arity = ArgumentArity.OneOrMore,
+            AllowMultipleArgumentsPerToken = false,
+            CustomParser = result => GuardAll(result, NetworkOption.Parse),
+        };
+        Option<IReadOnlyList<IReadOnlyList<PortForward>>> publish = new("--publish")
+        {
+            Description = "Lead ports of this host to the guest (user network); repeatable. Without ADDRESS only this host reaches them; HOSTPORT 0 is any free one, and told",
+            HelpName = "[ADDRESS:]HOSTPORT[-END]:GUESTPORT[-END][/tcp|udp]",
+            Arity = ArgumentArity.OneOrMore,
+            AllowMultipleArgumentsPerToken = false,
+            CustomParser = result => GuardAll(result, PortForward.Parse),
+        };
+        Option<string?> capture = new("--capture") { Description = "Write what passes the network cards to this file (pcapng, or pcap for a name that ends so)", HelpName = "FILE" };
         Option<EndPoint?> gdb = Parsed<EndPoint?>("--gdb", "Wait for gdb here before the first instruction, for example :1234 or ./gdb.socket", "[ADDRESS]:PORT|PATH", RunOptions.ParseGdb);
         Option<ushort?> debugExit = new("--debug-exit")
         {
@@ -89,7 +112,7 @@ internal static class RunCommand
             "NAME=FILE[,NAME=FILE...]|on|off",
             CloudInitOption.Parse);
 
-        Command command = new("run", About) { image, keep, cloudInit, kernel, initrd, append, memory, processors, cpu, disk, cdrom, engine, name, gdb, debugExit, timeout, trace, verbose };
+        Command command = new("run", About) { image, keep, cloudInit, kernel, initrd, append, memory, processors, cpu, disk, cdrom, net, publish, capture, engine, name, gdb, debugExit, timeout, trace, verbose };
         command.Add(new HelpOption { Action = new ManualAction() });
         command.SetAction(parsed => run(new RunOptions
         {
@@ -107,6 +130,9 @@ internal static class RunCommand
             Name = parsed.GetValue(name) ?? "lodge",
             Named = parsed.GetResult(name) is not null,
             Disks = parsed.GetResult(disk) is null && parsed.GetResult(cdrom) is null ? [] : [.. parsed.GetValue(disk) ?? [], .. parsed.GetValue(cdrom) ?? []],
+            Networks = parsed.GetResult(net) is null ? null : CheckedNetworks(parsed.GetValue(net) ?? []),
+            Publish = parsed.GetResult(publish) is null ? [] : [.. (parsed.GetValue(publish) ?? []).SelectMany(p => p)],
+            Capture = parsed.GetValue(capture),
             Gdb = parsed.GetValue(gdb),
             DebugExitPort = parsed.GetResult(debugExit) is null ? null : parsed.GetValue(debugExit),
             Timeout = parsed.GetValue(timeout),
@@ -137,6 +163,11 @@ internal static class RunCommand
         }
         return image;
     }
+
+    private static IReadOnlyList<NetworkOption> CheckedNetworks(IReadOnlyList<NetworkOption> networks) =>
+        networks.Count > 1 && networks.Any(n => n.Kind == NetworkKind.None)
+            ? throw new LodgeException("--net none is no network; leave it or the others out", ExitStatus.Usage)
+            : networks;
 
     private static IReadOnlyList<string> Checked(IReadOnlyList<string>? words, string? kernel, string? initrd)
     {

@@ -20,7 +20,7 @@ internal static class RunMachine
 
     /// <summary>Makes it.</summary>
     /// <exception cref="LodgeException">The kernel cannot be loaded, or the host refuses.</exception>
-    public static VirtualMachine Create(RunOptions options, RunPlan plan, RunConsole console, RunDisks disks)
+    public static VirtualMachine Create(RunOptions options, RunPlan plan, RunConsole console, RunDisks disks, RunNetworks networks)
     {
         IEngine engine = new TranslationEngine(); // the only one so far, so also what "auto" means
         MachineConfiguration configuration = new()
@@ -30,12 +30,13 @@ internal static class RunMachine
             Model = CpuModel.Create(options.Cpu, options.Processors),
             Boot = (memory, state) => KernelLoader.Load(memory, new BootOptions(plan.Kernel, plan.Modules, plan.CommandLine, MemoryMap.RootPointer)).Apply(state),
             SerialPorts = [console.Serial],
-            CmosPath = options.Named ? CmosPath(options.Name) : null,
+            CmosPath = options.Named && StateFolder.Of(options.Name) is { } state ? Path.Combine(state, "cmos") : null,
             DebugExitPort = options.DebugExitPort,
             AddDevices = chipset =>
             {
                 AddDevices(chipset, console);
                 disks.AddDevices(chipset, options.Processors);
+                networks.AddDevices(chipset, options.Processors);
             },
         };
         try
@@ -62,30 +63,5 @@ internal static class RunMachine
         chipset.Pci.Add(new VirtioPciFunction("console0", new VirtioConsole(chipset.Memory, consoles), ClassSimpleCommunication));
         chipset.Pci.Add(new VirtioPciFunction("rng0", new VirtioRng(chipset.Memory, new VirtioRngConfiguration()), ClassUnassigned));
         chipset.Pci.Add(new VirtioPciFunction("balloon0", new VirtioBalloon(chipset.Memory, chipset.Timers, new VirtioBalloonConfiguration()), ClassUnassigned));
-    }
-
-    /// <summary>Where a named machine's CMOS is kept: <c>$XDG_STATE_HOME/lodge/NAME/cmos</c>, by default under <c>~/.local/state</c>.</summary>
-    private static string? CmosPath(string name)
-    {
-        string? root = Environment.GetEnvironmentVariable("XDG_STATE_HOME");
-        if (string.IsNullOrEmpty(root) || !Path.IsPathRooted(root))
-        {
-            string? home = Environment.GetEnvironmentVariable("HOME");
-            if (string.IsNullOrEmpty(home) || !Path.IsPathRooted(home))
-            {
-                return null;
-            }
-            root = Path.Combine(home, ".local", "state");
-        }
-        string directory = Path.Combine(root, "lodge", name);
-        try
-        {
-            Directory.CreateDirectory(directory);
-        }
-        catch (Exception e) when (e is IOException or UnauthorizedAccessException)
-        {
-            throw new LodgeException($"the state of machine '{name}' cannot be kept in '{directory}': {e.Message}; set XDG_STATE_HOME to a writable directory");
-        }
-        return Path.Combine(directory, "cmos");
     }
 }

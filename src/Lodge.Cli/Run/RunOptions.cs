@@ -3,6 +3,7 @@ using System.Net;
 using System.Net.Sockets;
 using System.Text;
 using Lodge.Engine.Processor;
+using Lodge.Network.User;
 
 namespace Lodge.Cli.Run;
 
@@ -57,6 +58,15 @@ internal sealed record RunOptions
 
     /// <summary>Disks in the order in which they were given.</summary>
     public IReadOnlyList<DiskOption> Disks { get; init; } = [];
+
+    /// <summary>Network cards in the order in which they were given; null: none was, so it is the default.</summary>
+    public IReadOnlyList<NetworkOption>? Networks { get; init; }
+
+    /// <summary>Ports that the first user network publishes.</summary>
+    public IReadOnlyList<PortForward> Publish { get; init; } = [];
+
+    /// <summary>File that gets what passes all cards that have none of their own, or null.</summary>
+    public string? Capture { get; init; }
 
     public EndPoint? Gdb { get; init; }
 

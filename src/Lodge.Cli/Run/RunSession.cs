@@ -14,6 +14,7 @@ internal static class RunSession
     /// <returns>Exit status of the process.</returns>
     public static int Run(RunOptions options)
     {
+        options = options with { Networks = RunNetworks.Choose(options.Networks, options.Publish, options.Capture) };
         RunPlan plan = RunPlan.Create(options);
         if (plan.SystemDisk is not null && !options.MemoryGiven)
         {
@@ -27,7 +28,8 @@ internal static class RunSession
         using (console)
         {
             using RunDisks disks = RunDisks.Open(plan.SystemDisk, options.Disks, plan.Seed);
-            using VirtualMachine machine = RunMachine.Create(options, plan, console, disks);
+            using RunNetworks networks = RunNetworks.Open(options.Networks, options.Name, options.Named);
+            using VirtualMachine machine = RunMachine.Create(options, plan, console, disks, networks);
             machine.Completion.ContinueWith(_ => end.Finish(console.CommandStatus ?? ExitStatus.PowerOff, null), TaskScheduler.Default);
             using GdbServer? debugger = options.Gdb is { } address ? Listen(machine, address) : null;
             if (debugger is null)

@@ -1,0 +1,201 @@
+using System.Globalization;
+using System.Net;
+using System.Net.Sockets;
+using Lodge.Network;
+using Lodge.Network.Limits;
+using Lodge.Network.Packets;
+using Lodge.Network.User;
+
+namespace Lodge.Cli.Run;
+
+/// <summary>What a network card is plugged into.</summary>
+internal enum NetworkKind
+{
+    /// <summary>No card.</summary>
+    None,
+
+    /// <summary>User-mode networking, without root.</summary>
+    User,
+
+    /// <summary>A tap that exists.</summary>
+    Tap,
+
+    /// <summary>A bridge of the host.</summary>
+    Bridge,
+
+    /// <summary>A network that Lodge keeps.</summary>
+    Named,
+}
+
+/// <summary>A network card that <c>--net</c> asked for.</summary>
+internal sealed record NetworkOption
+{
+    /// <summary>What it is plugged into.</summary>
+    public required NetworkKind Kind { get; init; }
+
+    /// <summary>Name of the tap, bridge or network; empty for the others.</summary>
+    public string Name { get; init; } = "";
+
+    /// <summary>The card's address; null: one that is kept with a named machine, or random.</summary>
+    public MacAddress? Mac { get; init; }
+
+    /// <summary>MTU that the guest is told; null: the network's.</summary>
+    public int? Mtu { get; init; }
+
+    /// <summary>Pairs of queues; null: one for each processor, at most 8.</summary>
+    public int? Queues { get; init; }
+
+    /// <summary>802.1Q tag on the tap or bridge; 0: none.</summary>
+    public int Vlan { get; init; }
+
+    /// <summary>Limits of its traffic.</summary>
+    public LinkLimits Limits { get; init; } = LinkLimits.None;
+
+    /// <summary>File that gets what passes, or null.</summary>
+    public string? Capture { get; init; }
+
+    /// <summary>Whether the cable is plugged in.</summary>
+    public bool LinkUp { get; init; } = true;
+
+    /// <summary>Set-up of a user network; its host name and address of the guest's card are not filled in.</summary>
+    public UserNetworkOptions User { get; init; } = new() { Mtu = DefaultUserMtu };
+
+    /// <summary>MTU of a user network when none is given; see docs/networks.md for what was measured.</summary>
+    public const int DefaultUserMtu = UserNetworkOptions.MaximumMtu;
+
+    /// <summary>A user network with the defaults.</summary>
+    public static NetworkOption DefaultUser { get; } = new() { Kind = NetworkKind.User };
+
+    /// <summary>What to call it in messages.</summary>
+    public string Title => Kind switch
+    {
+        NetworkKind.Tap => $"tap={Name}",
+        NetworkKind.Bridge => $"bridge={Name}",
+        NetworkKind.Named => Name,
+        NetworkKind.User => "user",
+        _ => "none",
+    };
+
+    /// <summary>Parses <c>user|none|NETWORK|tap=NAME|bridge=NAME[,NAME=VALUE...]</c>.</summary>
+    /// <exception cref="FormatException">It is not understood; the message says what to write instead.</exception>
+    public static NetworkOption Parse(string text)
+    {
+        List<string> parts = OptionWords.Split(text);
+        NetworkOption option = KindOf(parts[0], text);
+        foreach (string part in parts.Skip(1))
+        {
+            if (option.Kind == NetworkKind.None)
+            {
+                throw new FormatException("--net none has no card and no options");
+            }
+            (string name, string value) = OptionWords.Pair(part);
+            option = option.With(name, value);
+        }
+        try
+        {
+            option.Limits.Check();
+            (option.User with { GuestMac = option.Mac ?? MacAddress.Random() }).Check();
+        }
+        catch (NetworkException e)
+        {
+            throw new FormatException(e.Message);
+        }
+        return option;
+    }
+
+    private static NetworkOption KindOf(string text, string all)
+    {
+        (string kind, string name) = text.IndexOf('=', StringComparison.Ordinal) is >= 0 and var equals ? (text[..equals], text[(equals + 1)..]) : (text, "");
+        NetworkOption option = new()
+        {
+            Name = name,
+            Kind = (kind, name) switch
+            {
+                ("user", "") => NetworkKind.User,
+                ("none", "") => NetworkKind.None,
+                ("tap", not "") => NetworkKind.Tap,
+                ("bridge", not "") => NetworkKind.Bridge,
+                ("tap" or "bridge", _) => throw new FormatException($"--net {all} names no interface; write it as --net {kind}=NAME"),
+                (not "", "") when kind == text => NetworkKind.Named,
+                _ => throw new FormatException($"network '{all}' is not understood; give user, none, the name of a network, tap=NAME or bridge=NAME"),
+            },
+        };
+        return option.Kind == NetworkKind.Named ? option with { Name = kind } : option;
+    }
+
+    private NetworkOption With(string name, string value)
+    {
+        switch (name)
+        {
+            case "mac":
+                return MacAddress.TryParse(value, out MacAddress mac) && !mac.IsMulticast && mac.Value != 0
+                    ? this with { Mac = mac }
+                    : throw new FormatException($"MAC address '{value}' of a network card is not possible; write one of a station as 52:54:00:12:34:56");
+            case "model":
+                return value == "virtio" ? this : throw new FormatException($"model '{value}' of a network card is not known; there is virtio");
+            case "mtu":
+                int mtu = Number(name, value, 68, ushort.MaxValue);
+                if (Kind == NetworkKind.User && mtu is < 1280 or > UserNetworkOptions.MaximumMtu)
+                {
+                    throw new FormatException($"MTU {value} of a user network is not possible; give 1280 to {UserNetworkOptions.MaximumMtu}");
+                }
+                return this with { Mtu = mtu, User = Kind == NetworkKind.User ? User with { Mtu = mtu } : User };
+            case "queues":
+                return this with { Queues = Number(name, value, 1, RunNetworks.MaximumQueuePairs) };
+            case "capture":
+                return this with { Capture = value.Length != 0 && value != "on" ? value : throw new FormatException("capture= of a network has no file") };
+            case "link":
+                return this with
+                {
+                    LinkUp = value switch
+                    {
+                        "up" => true,
+                        "down" => false,
+                        _ => OptionWords.Switch("network", name, value),
+                    },
+                };
+            case "vlan" when Kind is NetworkKind.Tap or NetworkKind.Bridge:
+                return this with { Vlan = Number(name, value, 1, 4094) };
+            case var limit when LinkLimits.Names.Contains(limit):
+                return this with { Limits = Understood(() => Limits.With(limit, value)) };
+            case "publish" when Kind == NetworkKind.User:
+                return this with { User = User with { Forwards = [.. User.Forwards, .. PortForward.Parse(value)] } };
+            case "subnet" when Kind == NetworkKind.User:
+                return this with { User = User with { Network = NetworkOf(value, AddressFamily.InterNetwork, "10.0.2.0/24") } };
+            case "ipv6" when Kind == NetworkKind.User:
+                return this with { User = User with { Network6 = value is "off" or "no" ? null : value is "on" or "yes" ? new UserNetworkOptions().Network6 : NetworkOf(value, AddressFamily.InterNetworkV6, "fec0::/64") } };
+            case "host-loopback" when Kind == NetworkKind.User:
+                return this with { User = User with { HostLoopback = OptionWords.Switch("network", name, value) } };
+            case "restrict" when Kind == NetworkKind.User:
+                return this with { User = User with { Restricted = OptionWords.Switch("network", name, value) } };
+            case "vlan" or "publish" or "subnet" or "ipv6" or "host-loopback" or "restrict":
+                throw new FormatException($"network option '{name}' is not for --net {Title}; it is for {(name == "vlan" ? "tap= and bridge=" : "user")}");
+            default:
+                throw new FormatException(
+                    $"network option '{name}' is not known; there are mac, model, mtu, queues, vlan, capture, link, {string.Join(", ", LinkLimits.Names)}, "
+                    + "and for user publish, subnet, ipv6, host-loopback, restrict");
+        }
+    }
+
+    private static IPNetwork NetworkOf(string value, AddressFamily family, string example) =>
+        IPNetwork.TryParse(value, out IPNetwork network) && network.BaseAddress.AddressFamily == family
+            ? network
+            : throw new FormatException($"network '{value}' is not understood; write it as {example}");
+
+    private static int Number(string name, string value, int least, int most) =>
+        int.TryParse(value, NumberStyles.None, CultureInfo.InvariantCulture, out int number) && number >= least && number <= most
+            ? number
+            : throw new FormatException($"network option {name}={value} is out of range; give {least} to {most}");
+
+    private static T Understood<T>(Func<T> parse)
+    {
+        try
+        {
+            return parse();
+        }
+        catch (NetworkException e)
+        {
+            throw new FormatException(e.Message);
+        }
+    }
+}

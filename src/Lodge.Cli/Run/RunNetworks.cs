@@ -1,0 +1,206 @@
+using System.Globalization;
+using Lodge.Cli.Console;
+using Lodge.Machine;
+using Lodge.Machine.Devices.Virtio.Network;
+using Lodge.Machine.Virtio.Transport;
+using Lodge.Management.Host;
+using Lodge.Network;
+using Lodge.Network.Capture;
+using Lodge.Network.Limits;
+using Lodge.Network.Links;
+using Lodge.Network.Offloads;
+using Lodge.Network.Packets;
+using Lodge.Network.Taps;
+using Lodge.Network.User;
+
+namespace Lodge.Cli.Run;
+
+/// <summary>The network cards of a run: their links are opened before the machine is made, closed when it has ended.</summary>
+internal sealed class RunNetworks : IDisposable
+{
+    /// <summary>Most pairs of queues of a card.</summary>
+    public const int MaximumQueuePairs = 31;
+
+    // PCI class code; drivers match on the device ID only.
+    private const uint ClassEthernet = 0x020000;
+    private const int CommonQueuePairs = 8;
+    private readonly List<(NetworkOption Option, MacAddress Mac, ILink Link)> _cards = [];
+    private readonly Dictionary<string, CaptureFile> _captures = [];
+
+    private RunNetworks()
+    {
+    }
+
+    /// <summary>The cards of a run: those that were asked for, else one on a user network, or none when this host has no library for it, which is told.</summary>
+    /// <exception cref="LodgeException">A port is to be published and there is no user network.</exception>
+    public static IReadOnlyList<NetworkOption> Choose(IReadOnlyList<NetworkOption>? asked, IReadOnlyList<PortForward> publish, string? capture)
+    {
+        List<NetworkOption> networks;
+        if (asked is null)
+        {
+            if (publish.Count == 0 && capture is null && UserNetwork.Problem is { } problem)
+            {
+                HostFile.Error($"lodge: the machine has no network: {problem}");
+                return [];
+            }
+            networks = [NetworkOption.DefaultUser];
+        }
+        else
+        {
+            networks = [.. asked.Where(n => n.Kind != NetworkKind.None)];
+        }
+        int user = networks.FindIndex(n => n.Kind == NetworkKind.User);
+        if (publish.Count != 0)
+        {
+            if (user < 0)
+            {
+                throw new LodgeException($"{publish[0]} cannot be published without a user network; add --net user", ExitStatus.Usage);
+            }
+            networks[user] = networks[user] with { User = networks[user].User with { Forwards = [.. networks[user].User.Forwards, .. publish] } };
+        }
+        if (capture is not null)
+        {
+            if (networks.Count == 0)
+            {
+                throw new LodgeException($"nothing passes that '{capture}' could capture: the machine has no network card", ExitStatus.Usage);
+            }
+            networks = networks.ConvertAll(n => n.Capture is null ? n with { Capture = capture } : n);
+        }
+        return networks;
+    }
+
+    /// <summary>Opens all links.</summary>
+    /// <param name="networks">From <see cref="Choose"/>.</param>
+    /// <param name="name">The machine's name.</param>
+    /// <param name="named">Whether the name was given: then the cards' addresses are kept under it.</param>
+    /// <exception cref="LodgeException">One cannot be opened.</exception>
+    public static RunNetworks Open(IReadOnlyList<NetworkOption> networks, string name, bool named)
+    {
+        RunNetworks cards = new();
+        try
+        {
+            for (int i = 0; i < networks.Count; i++)
+            {
+                NetworkOption option = networks[i];
+                MacAddress mac = option.Mac ?? (named ? KeptMac(name, i) : MacAddress.Random());
+                cards._cards.Add((option, mac, cards.Decorate(option, mac, i, OpenLink(option, mac, name))));
+            }
+            return cards;
+        }
+        catch (NetworkException e)
+        {
+            cards.Dispose();
+            throw new LodgeException($"a network cannot be used: {e.Message}");
+        }
+        catch
+        {
+            cards.Dispose();
+            throw;
+        }
+    }
+
+    /// <summary>Adds the cards to a machine that is being made.</summary>
+    public void AddDevices(Chipset chipset, int processors)
+    {
+        for (int i = 0; i < _cards.Count; i++)
+        {
+            (NetworkOption option, MacAddress mac, ILink link) = _cards[i];
+            VirtioNetworkConfiguration card = new(link, mac)
+            {
+                QueuePairs = option.Queues ?? Math.Min(processors, CommonQueuePairs),
+                Mtu = option.Mtu,
+                LinkUp = option.LinkUp,
+            };
+            chipset.Pci.Add(new VirtioPciFunction(Title(i), new VirtioNetwork(chipset.Memory, card), ClassEthernet));
+        }
+    }
+
+    /// <summary>Closes the links; after the machine has been disposed.</summary>
+    public void Dispose()
+    {
+        foreach ((_, _, ILink link) in _cards)
+        {
+            link.Dispose();
+        }
+        _cards.Clear();
+        foreach (CaptureFile file in _captures.Values)
+        {
+            file.Dispose();
+        }
+        _captures.Clear();
+    }
+
+    /// <summary>The place where each kind of network opens its link.</summary>
+    private static ILink OpenLink(NetworkOption option, MacAddress mac, string name) => option.Kind switch
+    {
+        NetworkKind.User => OpenUser(option, mac, name),
+        NetworkKind.Tap => TapLink.Open(option.Name, option.Vlan),
+        _ => throw new NetworkException($"--net {option.Title} is not possible yet"),
+    };
+
+    private static UserLink OpenUser(NetworkOption option, MacAddress mac, string name)
+    {
+        UserLink link = UserNetwork.Open(option.User with { HostName = name, GuestMac = mac });
+        foreach ((PortForward asked, PortForward made) in option.User.Forwards.Zip(link.Forwards))
+        {
+            if (asked.HostPort == 0)
+            {
+                HostFile.Error($"lodge: published {made}");
+            }
+        }
+        return link;
+    }
+
+    /// <summary>What stands between a link and its card, seen from the link: limits, capture, offloads in software.</summary>
+    private ILink Decorate(NetworkOption option, MacAddress mac, int number, ILink link)
+    {
+        try
+        {
+            if (option.Limits != LinkLimits.None)
+            {
+                link = new RateLimitedLink(link, option.Limits);
+            }
+            if (option.Capture is { } path)
+            {
+                if (!_captures.TryGetValue(path, out CaptureFile? file))
+                {
+                    file = CaptureFile.Create(path, line => HostFile.Error($"lodge: {line}"));
+                    _captures.Add(path, file);
+                }
+                link = new CapturedLink(link, file, Title(number), mac, ownsFile: false);
+            }
+            return new OffloadingLink(link, trusted: option.Kind == NetworkKind.User);
+        }
+        catch
+        {
+            link.Dispose();
+            throw;
+        }
+    }
+
+    private static string Title(int number) => string.Create(CultureInfo.InvariantCulture, $"net{number}");
+
+    /// <summary>The address of a named machine's card: random the first time, then the same.</summary>
+    private static MacAddress KeptMac(string name, int number)
+    {
+        if (StateFolder.Of(name) is not { } folder)
+        {
+            return MacAddress.Random();
+        }
+        string path = Path.Combine(folder, string.Create(CultureInfo.InvariantCulture, $"mac{number}"));
+        try
+        {
+            if (File.Exists(path) && MacAddress.TryParse(File.ReadAllText(path).Trim(), out MacAddress kept) && !kept.IsMulticast)
+            {
+                return kept;
+            }
+            MacAddress made = MacAddress.Random();
+            AtomicFile.Write(path, $"{made}\n");
+            return made;
+        }
+        catch (Exception e) when (e is IOException or UnauthorizedAccessException)
+        {
+            throw new LodgeException($"the address of machine '{name}' cannot be kept in '{path}': {e.Message}; set XDG_STATE_HOME to a writable directory");
+        }
+    }
+}
