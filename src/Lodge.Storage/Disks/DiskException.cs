@@ -47,8 +47,12 @@ public enum DiskError
 }
 
 /// <summary>A disk request or an image operation that failed; the message is one line that names the file or value and, where it helps, what to do.</summary>
-public sealed class DiskException(DiskError error, string message, Exception? inner = null) : Exception(message, inner)
+/// <remarks>Names and texts in it may be a hostile image's: control characters, which would begin another line or command the terminal, show as <c>?</c>.</remarks>
+public sealed class DiskException(DiskError error, string message, Exception? inner = null) : Exception(OneLine(message), inner)
 {
     /// <summary>The kind of failure.</summary>
     public DiskError Error { get; } = error;
+
+    private static string OneLine(string text) =>
+        text.AsSpan().ContainsAnyInRange('\0', '\x1f') || text.AsSpan().ContainsAnyInRange('\x7f', '\x9f') ? string.Concat(text.Select(letter => char.IsControl(letter) ? '?' : letter)) : text;
 }

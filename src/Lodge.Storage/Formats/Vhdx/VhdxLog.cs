@@ -47,7 +47,10 @@ internal static class VhdxLog
             ring.Decode(entry, changes);
         }
 
-        return new VhdxLogContent(changes, head.LastFileOffset);
+        // What an older entry changed behind the end that the newest one tells of is no longer part of the file.
+        var end = Math.Max(file.Length, head.LastFileOffset);
+        changes.RemoveAll(change => change.Offset >= end);
+        return new VhdxLogContent([.. changes.Select(change => change.Bytes is null ? change with { Length = Math.Min(change.Length, end - change.Offset) } : change)], head.LastFileOffset);
     }
 
     /// <summary>Makes the changes; the file is flushed.</summary>
