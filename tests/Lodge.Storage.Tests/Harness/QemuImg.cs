@@ -31,9 +31,12 @@ public static class QemuImg
     }
 
     /// <summary>Runs a program; gives its status and all that it printed.</summary>
-    public static (int Status, string Output) RunProgram(string program, params string[] arguments)
+    public static (int Status, string Output) RunProgram(string program, params string[] arguments) => RunProgramIn("", program, arguments);
+
+    /// <summary>The same in a folder.</summary>
+    public static (int Status, string Output) RunProgramIn(string folder, string program, params string[] arguments)
     {
-        using var process = Process.Start(new ProcessStartInfo(program, arguments) { RedirectStandardOutput = true, RedirectStandardError = true, RedirectStandardInput = true })!;
+        using var process = Process.Start(new ProcessStartInfo(program, arguments) { WorkingDirectory = folder, RedirectStandardOutput = true, RedirectStandardError = true, RedirectStandardInput = true })!;
         process.StandardInput.Close();
         var error = process.StandardError.ReadToEndAsync();
         var output = process.StandardOutput.ReadToEnd();

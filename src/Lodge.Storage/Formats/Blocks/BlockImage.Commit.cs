@@ -27,7 +27,7 @@ internal abstract partial class BlockImage
                 }
             }
 
-            var pages = Table.TakeDirty();
+            var pages = await TakeTableAsync(cancellation).ConfigureAwait(false);
             try
             {
                 await BeforeCommitAsync(cancellation).ConfigureAwait(false);
@@ -43,11 +43,7 @@ internal abstract partial class BlockImage
                     await File.WriteAsync(bitmap.Offset, bytes, WriteOptions.None, cancellation).ConfigureAwait(false);
                 }
 
-                foreach (var page in pages)
-                {
-                    await File.WriteAsync(page.Offset, page.Bytes, WriteOptions.None, cancellation).ConfigureAwait(false);
-                }
-
+                await WriteTableAsync(pages, cancellation).ConfigureAwait(false);
                 await File.FlushAsync(cancellation).ConfigureAwait(false);
             }
             catch
@@ -65,6 +61,18 @@ internal abstract partial class BlockImage
         {
             _committing = false;
             _commit.Release();
+        }
+    }
+
+    /// <summary>Takes what changed of the table.</summary>
+    protected virtual ValueTask<List<PendingWrite>> TakeTableAsync(CancellationToken cancellation) => ValueTask.FromResult(Table.TakeDirty());
+
+    /// <summary>Writes what was taken of the table, and what belongs to it.</summary>
+    protected virtual async ValueTask WriteTableAsync(List<PendingWrite> pages, CancellationToken cancellation)
+    {
+        foreach (var page in pages)
+        {
+            await File.WriteAsync(page.Offset, page.Bytes, WriteOptions.None, cancellation).ConfigureAwait(false);
         }
     }
 }

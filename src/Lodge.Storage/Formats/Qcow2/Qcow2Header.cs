@@ -374,7 +374,7 @@ internal sealed class Qcow2Header
     {
         var offset = BinaryPrimitives.ReadUInt64BigEndian(head[8..]);
         var length = BinaryPrimitives.ReadUInt32BigEndian(head[16..]);
-        if (offset == 0 || length == 0)
+        if (offset == 0 || (length == 0 && offset <= (ulong)ClusterSize))
         {
             return;
         }

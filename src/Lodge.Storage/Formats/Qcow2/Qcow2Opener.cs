@@ -248,14 +248,13 @@ internal static class Qcow2Opener
             return null;
         }
 
-        // Facts and checks need no key.
-        if (context.Secret is null && (!context.OpenBacking || context.Checking))
-        {
-            return null;
-        }
-
         if (header.Crypt == CryptMethod.Aes)
         {
+            if (context.Secret is null && (!context.OpenBacking || context.Checking))
+            {
+                return null;
+            }
+
             throw new DiskException(DiskError.Unsupported, $"{file.Name} is encrypted by the old AES method of qcow2, which is broken; convert it with: qemu-img convert");
         }
 
@@ -273,7 +272,8 @@ internal static class Qcow2Opener
 
         if (context.Secret is not { } secret)
         {
-            throw new DiskException(DiskError.Secret, $"{file.Name} is encrypted; give its passphrase");
+            // Facts and checks need no key.
+            return !context.OpenBacking || context.Checking ? null : throw new DiskException(DiskError.Secret, $"{file.Name} is encrypted; give its passphrase");
         }
 
         try

@@ -4,14 +4,22 @@ using Lodge.Storage.Formats.Blocks;
 
 namespace Lodge.Storage.Formats.Vdi;
 
-/// <summary>An opened image. The header's count of blocks is durable before the map names a block: QEMU goes by it for the place of the next.</summary>
+/// <summary>
+/// An opened image. The header counts the blocks of the map, and QEMU goes by the count for the place of the next one: it may be too high after a crash, which costs
+/// room, but never too low. QEMU's check wants it exact, so header and map are written at once where the changed part of the map follows the header closely.
+/// </summary>
 internal sealed class VdiImage : BlockImage
 {
     /// <summary>An entry of the map for a block that was never written.</summary>
     public const uint Free = 0xFFFF_FFFF;
 
     private const uint Discarded = 0xFFFF_FFFE;
+
+    // Entries that are written together with the header, from the first on: the map of 64 GiB.
+    private const int EntriesAtOnce = 65536;
     private VdiHeader _header;
+    private byte[]? _atOnce;
+    private uint _taken;
 
     public VdiImage(IStorageFile file, VdiHeader header, BlockTable table, ImageContext context)
         : base(file, new BlockShape((long)header.DiskSize, (int)header.BlockSize, 512, false), table, context)
@@ -123,18 +131,40 @@ internal sealed class VdiImage : BlockImage
 
     protected override ValueTask BeginAsync(CancellationToken cancellation) => WriteHeaderAsync(_header with { ModificationUuid = Guid.NewGuid() }, cancellation);
 
+    protected override ValueTask<List<PendingWrite>> TakeTableAsync(CancellationToken cancellation) => WithAllocationAsync(
+        () =>
+        {
+            // No block is placed meanwhile: the count is that of the entries that are taken here or were written before.
+            var pages = Table.TakeDirty();
+            _taken = PlacedBlocks;
+            _atOnce = null;
+            if (pages.Count > 0 && Table.Offset == VdiHeader.Size && (pages[^1].Offset + pages[^1].Bytes.Length - Table.Offset) / 4 is <= EntriesAtOnce and var entries)
+            {
+                _atOnce = Table.Encode(0, (int)entries);
+            }
+
+            return ValueTask.FromResult(pages);
+        },
+        cancellation);
+
     protected override async ValueTask BeforeCommitAsync(CancellationToken cancellation)
     {
-        if (HasPending)
+        if (_atOnce is null && _taken != _header.BlocksAllocated)
         {
-            await WithAllocationAsync(
-                async () =>
-                {
-                    await WriteHeaderAsync(_header with { BlocksAllocated = PlacedBlocks }, cancellation).ConfigureAwait(false);
-                    return true;
-                },
-                cancellation).ConfigureAwait(false);
+            await WriteCountAsync([], cancellation).ConfigureAwait(false);
         }
+    }
+
+    protected override async ValueTask WriteTableAsync(List<PendingWrite> pages, CancellationToken cancellation)
+    {
+        if (_atOnce is { } entries)
+        {
+            _atOnce = null;
+            await WriteCountAsync(entries, cancellation).ConfigureAwait(false);
+            return;
+        }
+
+        await base.WriteTableAsync(pages, cancellation).ConfigureAwait(false);
     }
 
     protected override ValueTask<CheckResult> CheckFormatAsync(CheckRepair repair, List<string> messages, CancellationToken cancellation)
@@ -152,6 +182,17 @@ internal sealed class VdiImage : BlockImage
             ? new CheckResult { Corruptions = 1, CorruptionsFixed = repaired }
             : new CheckResult { Leaks = 1, LeaksFixed = repaired });
     }
+
+    /// <summary>Writes the header with the count that was taken, and behind it the first entries of the map.</summary>
+    private async ValueTask WriteCountAsync(byte[] entries, CancellationToken cancellation) => await WithAllocationAsync(
+        async () =>
+        {
+            var header = _header with { BlocksAllocated = _taken };
+            await File.WriteAsync(0, (byte[])[.. header.Encode(), .. entries], WriteOptions.None, cancellation).ConfigureAwait(false);
+            _header = header;
+            return true;
+        },
+        cancellation).ConfigureAwait(false);
 
     private async ValueTask AllocateAllAsync(CancellationToken cancellation)
     {
