@@ -199,7 +199,7 @@ internal sealed partial class GrainTables
         await WriteMergedAsync(fresh, cancellation).ConfigureAwait(false);
         if (_file.Length < end)
         {
-            await _file.ResizeAsync(end, cancellation).ConfigureAwait(false);
+            await GrowAsync(end, cancellation).ConfigureAwait(false);
         }
 
         await _file.FlushAsync(cancellation).ConfigureAwait(false);
@@ -220,6 +220,46 @@ internal sealed partial class GrainTables
             }
 
             await WriteMergedAsync(directories, cancellation).ConfigureAwait(false);
+        }
+    }
+
+    /// <summary>Makes the file reach up to <paramref name="end"/>, so that its last grain is whole, and leaves alone what others write behind at this time.</summary>
+    private async ValueTask GrowAsync(long end, CancellationToken cancellation)
+    {
+        try
+        {
+            await _file.AllocateAsync(end - 1, 1, cancellation).ConfigureAwait(false);
+            return;
+        }
+        catch (DiskException failure) when (failure.Error == DiskError.Unsupported)
+        {
+            // By setting the length then, which would cut off what lies behind: nobody may write new grains meanwhile.
+        }
+
+        var grown = new TaskCompletionSource(TaskCreationOptions.RunContinuationsAsynchronously);
+        Task[] busy;
+        lock (_gate)
+        {
+            _growing = grown.Task;
+            busy = [.. _reservations.Select(reservation => reservation.Done.Task)];
+        }
+
+        try
+        {
+            await Task.WhenAll(busy).WaitAsync(cancellation).ConfigureAwait(false);
+            if (_file.Length < end)
+            {
+                await _file.ResizeAsync(end, cancellation).ConfigureAwait(false);
+            }
+        }
+        finally
+        {
+            lock (_gate)
+            {
+                _growing = null;
+            }
+
+            grown.SetResult();
         }
     }
 

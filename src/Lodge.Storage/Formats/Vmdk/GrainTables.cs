@@ -91,6 +91,9 @@ internal sealed partial class GrainTables
     private long _end;
     private long _dataLimit;
 
+    // Set while the file's length is being set, when no grain may be added.
+    private Task? _growing;
+
     private GrainTables(IStorageFile file, GrainGeometry geometry, uint[] directory, uint[]? redundant, SectorRanges metadata)
     {
         _file = file;
@@ -454,6 +457,11 @@ internal sealed partial class GrainTables
 
     private Task? Pending(long grain, ref long most)
     {
+        if (_growing is { } growing)
+        {
+            return growing;
+        }
+
         foreach (var reservation in _reservations)
         {
             if (grain >= reservation.First && grain < reservation.First + reservation.Count)
