@@ -3,10 +3,50 @@ using System.Globalization;
 
 namespace Lodge.Storage.Tests.Kill;
 
-/// <summary>The long run: kills writers of all kinds of images and prints what came of it (tests/stress/run kill).</summary>
+/// <summary>The long runs: they kill writers of all kinds of images, or commands, and print what came of it (tests/stress/run kill).</summary>
 internal static class KillDriver
 {
-    /// <summary>Arguments: kills, first seed, part of a name or nothing for all.</summary>
+    /// <summary>Commands of <c>lodge image</c>. Arguments: kills, first seed, part of a name or nothing for all.</summary>
+    public static int RunCommands(string[] arguments)
+    {
+        var count = int.Parse(arguments[0], CultureInfo.InvariantCulture);
+        var first = arguments.Length > 1 ? int.Parse(arguments[1], CultureInfo.InvariantCulture) : 0;
+        var commands = KillCommand.All.Where(command => arguments.Length < 3 || command.Name.Contains(arguments[2], StringComparison.Ordinal)).ToArray();
+        var results = commands.ToDictionary(command => command, _ => new List<(bool Killed, string? Failure)>());
+        var watch = Stopwatch.StartNew();
+        if (KillCommandRun.Program is null)
+        {
+            Console.Error.WriteLine("the program lodge is not built; LODGE_PROGRAM names it");
+            return 2;
+        }
+
+        Parallel.ForEachAsync(Enumerable.Range(0, count), new ParallelOptions { MaxDegreeOfParallelism = Environment.ProcessorCount }, async (number, _) =>
+        {
+            var command = commands[number % commands.Length];
+            var seed = first + (number / commands.Length);
+            var result = await new KillCommandRun(command, seed).RunAsync();
+            lock (results)
+            {
+                results[command].Add(result);
+                if (result.Failure is { } failure)
+                {
+                    Console.WriteLine($"FAIL  {command.Name}, seed {seed}: {failure}");
+                }
+            }
+        }).Wait();
+
+        Console.WriteLine($"{"lodge image ...",-66} {"runs",6} {"killed",6} {"failed",6}");
+        foreach (var (command, list) in results)
+        {
+            Console.WriteLine($"{command.Name,-66} {list.Count,6} {list.Count(result => result.Killed),6} {list.Count(result => result.Failure is not null),6}");
+        }
+
+        var all = results.Values.SelectMany(list => list).ToArray();
+        Console.WriteLine($"{"all",-66} {all.Length,6} {all.Count(result => result.Killed),6} {all.Count(result => result.Failure is not null),6}  in {watch.Elapsed.TotalSeconds:0} s");
+        return all.Any(result => result.Failure is not null) ? 1 : 0;
+    }
+
+    /// <summary>Writers. Arguments: kills, first seed, part of a name or nothing for all.</summary>
     public static int Run(string[] arguments)
     {
         var count = int.Parse(arguments[0], CultureInfo.InvariantCulture);

@@ -270,6 +270,4 @@ public sealed class KillRun(KillCase kind, int seed)
         Require(status == 0 || (leaksAllowed && status == 3) || status == 63, $"{when}: qemu-img check ended with {status}: {output.Trim()}");
         return status == 3;
     }
-
-    private sealed class KillFailure(string message) : Exception(message);
 }

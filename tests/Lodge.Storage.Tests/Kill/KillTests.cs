@@ -23,4 +23,22 @@ public sealed class KillTests
         Assert.True(results.Sum(result => result.Completed) > kills, "the writers did nothing: the test shows nothing");
         Assert.True(results.Sum(result => result.Flushes) > kills / 2, "nothing was flushed: the test shows nothing");
     }
+
+    [Fact]
+    public async Task AKilledCommandHarmsNothingAndCanBeRunAgain()
+    {
+        if (KillCommandRun.Program is null)
+        {
+            Assert.Skip("the program lodge is not built: dotnet build src/Lodge.Cli");
+        }
+
+        var results = new ConcurrentBag<(bool Killed, string? Failure)>();
+        await Parallel.ForEachAsync(KillCommand.All, new ParallelOptions { MaxDegreeOfParallelism = 2 }, async (command, _) =>
+        {
+            var (killed, failure) = await new KillCommandRun(command, 1000).RunAsync();
+            results.Add((killed, failure is null ? null : $"{command.Name}: {failure}"));
+        });
+        Assert.Empty(results.Where(result => result.Failure is not null).Select(result => result.Failure));
+        Assert.True(results.Count(result => result.Killed) >= 5, "hardly a command was killed: the test shows nothing");
+    }
 }

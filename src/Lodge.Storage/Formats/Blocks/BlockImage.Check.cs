@@ -232,6 +232,12 @@ internal abstract partial class BlockImage
         var at = Structures.Where(region => region.Start < placed[0].Start).Max(region => region.End);
         foreach (var (start, end) in used)
         {
+            // Behind the last block there is only a structure that was moved there: no block could be put before it to make the file shorter.
+            if (at > placed[^1].Start)
+            {
+                break;
+            }
+
             while (PlaceAfter(at + BlockPrefix) - BlockPrefix is var slot && slot + Stride <= start)
             {
                 slots.Add(slot);
