@@ -38,6 +38,9 @@ public readonly record struct Ipv6Header
     /// <summary>Where this fragment's content belongs, in bytes.</summary>
     public int FragmentOffset { get; init; }
 
+    /// <summary>Bytes of the headers to the end of the fragment header: where the part starts that offsets count from; 0 without one.</summary>
+    public int FragmentStart { get; init; }
+
     /// <summary>Names the datagram among those of its source and destination.</summary>
     public uint Identification { get; init; }
 
@@ -60,7 +63,7 @@ public readonly record struct Ipv6Header
         int at = MinimumLength;
         var next = (IpProtocol)packet[6];
         bool routed = false, hasFragment = false, more = false;
-        int fragmentOffset = 0;
+        int fragmentOffset = 0, fragmentStart = 0;
         uint identification = 0;
         for (int extensions = 0; IsExtension(next); extensions++)
         {
@@ -97,6 +100,7 @@ public readonly record struct Ipv6Header
                         return false;
                     }
                     hasFragment = true;
+                    fragmentStart = at + length;
                     ushort word = BinaryPrimitives.ReadUInt16BigEndian(extension[2..]);
                     fragmentOffset = word & 0xFFF8;
                     more = (word & 1) != 0;
@@ -126,6 +130,7 @@ public readonly record struct Ipv6Header
             HasFragmentHeader = hasFragment,
             MoreFragments = more,
             FragmentOffset = fragmentOffset,
+            FragmentStart = fragmentStart,
             Identification = identification,
             HasSourceRoute = routed,
         };
