@@ -14,9 +14,12 @@ public sealed class DebianImage : IDisposable
             Missing = "mmdebstrap is missing: install the package mmdebstrap";
             return;
         }
-        (int status, string output, Error) = Run("image", "build", "debian", "--package", "fio");
+        (int status, string output, Error) = Run("image", "build", "debian", "--package", "fio", "--cloud-init");
         Assert.True(status == 0, $"the image was not built: {Error}");
         Assert.Equal("debian:trixie\n", output);
+        string images = Path.Combine(_data, "lodge", "images"), built = Path.Combine(images, "debian", "trixie");
+        CloudImage.Make(built, Path.Combine(images, "cloud", "latest"), "cloud");
+        CloudImage.Change(built, ("hasCloudInit", "false")); // for the other tests it waits for nothing
     }
 
     /// <summary>Why the tests cannot run, or null.</summary>
@@ -29,8 +32,11 @@ public sealed class DebianImage : IDisposable
     public string Folder => _data;
 
     /// <summary>Runs lodge with the store.</summary>
-    public (int Status, string Output, string Error) Run(params string[] arguments) =>
-        LodgeProcess.Script("export XDG_DATA_HOME=$1; shift; exec \"$0\" \"$@\"", [_data, .. arguments]);
+    public (int Status, string Output, string Error) Run(params string[] arguments) => RunWithInput("", arguments);
+
+    /// <summary>Runs lodge with the store and a standard input.</summary>
+    public (int Status, string Output, string Error) RunWithInput(string input, params string[] arguments) =>
+        LodgeProcess.Script(input, "export XDG_DATA_HOME=$1; shift; exec \"$0\" \"$@\"", [_data, .. arguments]);
 
     public void Dispose() => Directory.Delete(_data, recursive: true);
 }
@@ -74,6 +80,40 @@ public sealed class DebianTests(DebianImage image) : IClassFixture<DebianImage>
         Assert.Equal((0, "here\n", ""), image.Run("run", "debian", "--name", "kept", "--keep", "--", "cat", "/root/file"));
         Assert.Equal((1, "gone\n", ""), image.Run("run", "debian", "--", "sh", "-c", "test -e /root/file || { echo gone; exit 1; }"));
         Assert.Empty(Directory.GetFileSystemEntries(Path.Combine(image.Folder, "lodge", "overlays")));
+    }
+
+    [Fact]
+    public void ACloudImageRunsACommandThroughItsSeed()
+    {
+        Assert.SkipWhen(image.Missing is not null, image.Missing ?? "");
+        string userData = Path.Combine(image.Folder, "user-data");
+        // Few modules: the test is about the seed.
+        File.WriteAllText(userData, """
+            #cloud-config
+            cloud_init_modules: [write_files, set_hostname]
+            cloud_config_modules: []
+            cloud_final_modules: []
+            write_files:
+            - path: /root/seeded
+              content: "by user-data\n"
+
+            """);
+        (int status, string output, string error) = image.RunWithInput(
+            "typed\n", "run", "cloud", "--name", "web", "--cloud-init", $"user-data={userData}", "--", "sh", "-c",
+            "cat; cat /root/seeded; hostname; cloud-id; systemctl is-system-running --wait; systemctl is-active serial-getty@hvc0; echo wrong >&2; exit 7");
+        Assert.True(status == 7, $"status {status}: {output}{error}");
+        Assert.Equal("typed\nby user-data\nweb\nnocloud\nrunning\nactive\n", output);
+        Assert.Equal("wrong\n", error);
+    }
+
+    [Fact]
+    public void AnImageWithoutServiceAndSeedRunsACommandByItsGuestAgent()
+    {
+        Assert.SkipWhen(image.Missing is not null, image.Missing ?? "");
+        (int status, string output, string error) = image.RunWithInput(
+            "typed\n", "run", "cloud", "--name", "kept-cloud", "--keep", "--cloud-init", "off", "--", "sh", "-c", "cat; pwd; ls /dev/disk/by-id | grep -c SEED; echo wrong >&2; kill -9 $$");
+        Assert.True(status == 137, $"status {status}: {output}{error}");
+        Assert.Equal(("typed\n/root\n0\n", "wrong\n"), (output, error));
     }
 
     [Fact]

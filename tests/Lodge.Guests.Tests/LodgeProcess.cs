@@ -14,8 +14,11 @@ internal static class LodgeProcess
     public static (int Status, string Output, string Error) Run(string[] arguments, string input = "") => RunProgram(Program, arguments, input);
 
     /// <summary>Runs a shell script with <c>lodge</c> as <c>$0</c>.</summary>
-    public static (int Status, string Output, string Error) Script(string script, params string[] arguments) =>
-        RunProgram("/bin/sh", ["-c", script, Program, .. arguments], "");
+    public static (int Status, string Output, string Error) Script(string script, params string[] arguments) => Script("", script, arguments);
+
+    /// <summary>The same with a standard input.</summary>
+    public static (int Status, string Output, string Error) Script(string input, string script, string[] arguments) =>
+        RunProgram("/bin/sh", ["-c", script, Program, .. arguments], input);
 
     private static (int Status, string Output, string Error) RunProgram(string program, string[] arguments, string input)
     {
