@@ -1,13 +1,11 @@
 using System.Diagnostics;
+using System.Security.Cryptography;
 using System.Text.RegularExpressions;
 using Xunit;
 
 namespace Lodge.Guests.Tests;
 
-/// <summary>
-/// Makes out of a built Debian with cloud-init what a distribution's cloud image is: without Lodge's command service and login, started with its initial RAM disk
-/// from a virtio disk.
-/// </summary>
+/// <summary>Makes out of a built Debian with cloud-init what a distribution's cloud image is: without Lodge's command service and login, to be fetched from a site.</summary>
 internal static class CloudImage
 {
     private static readonly string[] OfLodge =
@@ -30,20 +28,26 @@ internal static class CloudImage
         File.WriteAllText(manifest, text);
     }
 
-    /// <summary>Copies an image in the store under another name.</summary>
-    public static void Make(string image, string copy, string name)
+    /// <summary>Puts the image where Debian's site has its own.</summary>
+    /// <param name="image">Folder of the built image.</param>
+    /// <param name="site">Folder of the site.</param>
+    /// <param name="convert">Converts a raw disk into a qcow2 one.</param>
+    public static void Publish(string image, string site, Action<string, string> convert)
     {
-        Directory.CreateDirectory(Path.GetDirectoryName(copy)!);
-        Run("cp", "--recursive", "--sparse=always", "--reflink=auto", image, copy);
-        Change(copy, ("name", $"\"{name}\""), ("tag", "\"latest\""), ("hasCommandService", "false"), ("hasCloudInit", "true"), ("bootsWithoutInitrd", "false"));
-        string commands = Path.Combine(copy, ".commands");
+        string folder = Directory.CreateDirectory(Path.Combine(site, "trixie", "latest")).FullName;
+        string raw = Path.Combine(folder, "disk.raw"), commands = Path.Combine(folder, "commands");
+        const string Name = "debian-13-genericcloud-amd64.qcow2";
+        Run("cp", "--sparse=always", "--reflink=auto", Path.Combine(image, "disk.raw"), raw);
         File.WriteAllLines(commands, OfLodge.Select(path => $"rm {path}"));
         // The root file system begins at 1 MiB.
-        string disk = Path.Combine(copy, "disk.raw") + "?offset=1048576";
+        string disk = raw + "?offset=1048576";
         Run("debugfs", "-w", "-f", commands, disk);
-        File.Delete(commands);
         Assert.DoesNotContain("lodge", Run("debugfs", "-R", "ls /etc/systemd/system/serial-getty@hvc0.service.d", disk));
         Assert.DoesNotContain("command", Run("debugfs", "-R", "ls /usr/lib/lodge", disk));
+        convert(raw, Path.Combine(folder, Name));
+        File.Delete(raw);
+        using FileStream made = File.OpenRead(Path.Combine(folder, Name));
+        File.WriteAllText(Path.Combine(folder, "SHA512SUMS"), $"{Convert.ToHexStringLower(SHA512.HashData(made))}  {Name}\n");
     }
 
     private static string Run(string program, params string[] arguments)

@@ -17,8 +17,13 @@ public sealed class DebianImage : IDisposable
         (int status, string output, Error) = Run("image", "build", "debian", "--package", "fio", "--cloud-init");
         Assert.True(status == 0, $"the image was not built: {Error}");
         Assert.Equal("debian:trixie\n", output);
-        string images = Path.Combine(_data, "lodge", "images"), built = Path.Combine(images, "debian", "trixie");
-        CloudImage.Make(built, Path.Combine(images, "cloud", "latest"), "cloud");
+        string built = Path.Combine(_data, "lodge", "images", "debian", "trixie"), site = Path.Combine(_data, "site");
+        CloudImage.Publish(built, site, (raw, qcow2) => Done("image", "convert", "-f", "raw", "-O", "qcow2", raw, qcow2));
+        using (CloudSite web = new(site))
+        {
+            Done("image", "pull", "debian:trixie", "--name", "cloud", "--mirror", web.Address);
+        }
+        Directory.Delete(site, recursive: true);
         CloudImage.Change(built, ("hasCloudInit", "false")); // for the other tests it waits for nothing
     }
 
@@ -37,6 +42,12 @@ public sealed class DebianImage : IDisposable
     /// <summary>Runs lodge with the store and a standard input.</summary>
     public (int Status, string Output, string Error) RunWithInput(string input, params string[] arguments) =>
         LodgeProcess.Script(input, "export XDG_DATA_HOME=$1; shift; exec \"$0\" \"$@\"", [_data, .. arguments]);
+
+    private void Done(params string[] arguments)
+    {
+        (int status, _, string error) = Run(arguments);
+        Assert.True(status == 0, $"lodge {string.Join(' ', arguments)} ended with {status}: {error}");
+    }
 
     public void Dispose() => Directory.Delete(_data, recursive: true);
 }

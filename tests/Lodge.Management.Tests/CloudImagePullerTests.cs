@@ -26,6 +26,7 @@ public sealed class CloudImagePullerTests : IDisposable
         Assert.Equal("kernel 6.12.10", File.ReadAllText(image.KernelPath!));
         Assert.Equal("initrd 6.12.10", File.ReadAllText(image.InitrdPath!));
         Assert.StartsWith("PARTUUID=", image.Manifest.Root);
+        Assert.True(image.Manifest is { HasCloudInit: true, HasCommandService: false });
         Assert.Equal(["disk.qcow2", "image.json", "initrd.img", "vmlinuz"], Directory.GetFiles(image.Folder).Select(Path.GetFileName).Order());
     }
 
