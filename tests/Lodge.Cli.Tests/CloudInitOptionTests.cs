@@ -31,16 +31,18 @@ public class CloudInitOptionTests
         try
         {
             File.WriteAllText(path, "#cloud-config\n");
-            CloudInitSeed seed = CloudInitOption.Seed(new CloudInitOption(false, UserData: path), "web", installService: true);
+            CloudInitSeed seed = CloudInitOption.Seed(new CloudInitOption(false, UserData: path), "web", installService: true, []);
             Assert.Equal("#cloud-config\n", Encoding.UTF8.GetString(seed.UserData));
             Assert.Contains("\"local-hostname\":\"web\"", Encoding.UTF8.GetString(seed.MetaData));
             Assert.Equal(["meta-data", "user-data", "vendor-data"], seed.Files.Select(file => file.Name));
+            seed = CloudInitOption.Seed(null, "web", installService: false, ["52:54:00:00:00:01"]);
+            Assert.Equal(["meta-data", "user-data", "network-config"], seed.Files.Select(file => file.Name));
         }
         finally
         {
             File.Delete(path);
         }
-        Assert.Contains(path, Assert.Throws<LodgeException>(() => CloudInitOption.Seed(new CloudInitOption(false, UserData: path), "web", false)).Message);
+        Assert.Contains(path, Assert.Throws<LodgeException>(() => CloudInitOption.Seed(new CloudInitOption(false, UserData: path), "web", false, [])).Message);
     }
 
     [Theory]

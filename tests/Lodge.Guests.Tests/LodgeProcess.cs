@@ -5,7 +5,7 @@ namespace Lodge.Guests.Tests;
 /// <summary>Runs the built <c>lodge</c> as a user would.</summary>
 internal static class LodgeProcess
 {
-    private static readonly TimeSpan Limit = TimeSpan.FromMinutes(5); // far beyond any success; a hang must end
+    private static readonly TimeSpan Limit = TimeSpan.FromMinutes(10); // far beyond any success; a hang must end
 
     /// <summary>The program.</summary>
     public static string Program { get; } = Path.Combine(AppContext.BaseDirectory, "lodge");

@@ -44,13 +44,14 @@ internal sealed record CloudInitOption(bool Off, string? UserData = null, string
     /// <param name="option">What was asked for, or null for the defaults.</param>
     /// <param name="name">Name of the machine.</param>
     /// <param name="installService">Whether the seed brings the command service and the login on the consoles.</param>
+    /// <param name="cardAddresses">MAC addresses of its network cards.</param>
     /// <exception cref="LodgeException">A file cannot be read.</exception>
-    public static CloudInitSeed Seed(CloudInitOption? option, string name, bool installService) => new()
+    public static CloudInitSeed Seed(CloudInitOption? option, string name, bool installService, IReadOnlyList<string> cardAddresses) => new()
     {
         MetaData = Read(option?.MetaData) ?? CloudInitSeed.DefaultMetaData(name, SshKeys.OfUser()),
         UserData = Read(option?.UserData) ?? CloudInitSeed.DefaultUserData(),
         VendorData = installService ? CloudInitSeed.CommandService() : [],
-        NetworkConfig = Read(option?.NetworkConfig),
+        NetworkConfig = Read(option?.NetworkConfig) ?? (cardAddresses.Count == 0 ? null : CloudInitSeed.DefaultNetworkConfig(cardAddresses)),
     };
 
     private static byte[]? Read(string? path)

@@ -50,9 +50,9 @@ internal static class ImagePlan
         string commandLine = $"root={root} {manifest.CommandLine} console=ttyS0 panic=-1 systemd.hostname={options.Name}";
         commandLine += options.Verbose ? "" : " quiet systemd.show_status=no";
         commandLine += seeded ? $" {CloudInitSeed.KernelArgument}" : "";
-        if (seeded)
+        if (seeded && options.CardAddresses.Count == 0)
         {
-            // There is no network card whose address could be waited for.
+            // Without a network card it would wait two minutes for an address.
             commandLine += " systemd.mask=systemd-networkd-wait-online.service";
         }
         return new RunPlan(
@@ -64,7 +64,7 @@ internal static class ImagePlan
             Encoding.ASCII.GetBytes(mark))
         {
             SystemDisk = new SystemDisk(image, bus, options.Keep ? options.Name : null),
-            Seed = seeded ? new SeedDisk(CloudInitOption.Seed(options.CloudInit, options.Name, installService: !manifest.HasCommandService), bus) : null,
+            Seed = seeded ? new SeedDisk(CloudInitOption.Seed(options.CloudInit, options.Name, installService: !manifest.HasCommandService, options.CardAddresses), bus) : null,
             AgentCommand = agent ? options.Command.Count != 0 ? options.Command : ["sh"] : null,
             Command = agent || mode == CommandMode.Shell ? null : CommandImage.Text(mode, mark, terminal, command, options.Keep),
         };

@@ -38,6 +38,9 @@ internal sealed record RunOptions
     /// <summary>What <c>--cloud-init</c> asked for, or null.</summary>
     public CloudInitOption? CloudInit { get; init; }
 
+    /// <summary>MAC addresses of the machine's network cards in their order, as <c>52:54:00:12:34:56</c>: a cloud-init seed configures them.</summary>
+    public IReadOnlyList<string> CardAddresses { get; init; } = [];
+
     /// <summary>Whether the size of memory was given.</summary>
     public bool MemoryGiven { get; init; }
 
