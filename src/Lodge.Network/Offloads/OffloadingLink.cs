@@ -12,6 +12,7 @@ public sealed class OffloadingLink : LinkDecorator
 {
     private const OffloadFeatures All = OffloadFeatures.Checksum | OffloadFeatures.TcpV4 | OffloadFeatures.TcpV6 | OffloadFeatures.TcpEcn | OffloadFeatures.UdpSegmentation;
     private const int BufferLength = 66 * 1024;
+    private const int LeastBuffer = 65_562; // see ILink.TryReceive
     private const int MostDrops = 64;
 
     private readonly bool _trusted;
@@ -169,6 +170,7 @@ public sealed class OffloadingLink : LinkDecorator
     {
         if (_largeLength != 0)
         {
+            // A segment is no longer than the whole, which had room in a buffer of the least length that the card must give.
             int length = _receives.Write(_large.AsSpan(0, _largeLength), _largeSegment, buffer);
             _largeLength = ++_largeSegment == _receives.Count ? 0 : _largeLength;
             offload = new() { ChecksumValid = true };
@@ -192,7 +194,7 @@ public sealed class OffloadingLink : LinkDecorator
         var missing = Needed(offload) & ~_accepted;
         if (offload.Segmentation != FrameSegmentation.None && missing != 0)
         {
-            if (length > BufferLength || !_receives.TryStart(frame, offload))
+            if (length > LeastBuffer || !_receives.TryStart(frame, offload))
             {
                 return 0;
             }
@@ -232,7 +234,7 @@ public sealed class OffloadingLink : LinkDecorator
         {
             return length;
         }
-        while ((_heldLength = Inner.TryReceive(_held, out _heldOffload)) != 0)
+        while ((_heldLength = Inner.TryReceive(_held.AsSpan(0, LeastBuffer), out _heldOffload)) != 0)
         {
             if (_heldOffload.NeedsChecksum || _heldOffload.Segmentation != FrameSegmentation.None)
             {
