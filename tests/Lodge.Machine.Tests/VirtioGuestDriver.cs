@@ -333,6 +333,8 @@ internal sealed class GuestRing(VirtioMachine machine, VirtioGuestDriver driver,
 
     public ushort AvailableIndex => _availableIndex;
 
+    public bool HasUsed => UsedIndex != _usedIndex;
+
     public bool TryTakeUsed(out uint head, out uint length)
     {
         head = length = 0;

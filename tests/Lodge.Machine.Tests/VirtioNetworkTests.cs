@@ -504,4 +504,32 @@ public sealed class VirtioNetworkTests : IDisposable
         Assert.Equal(0, _guest.Control(4, 0, 2, 0));
         Assert.Equal(60, _peer.Take().Frame.Length);
     }
+
+    [Fact]
+    public void FramesOfAFlowDoNotOvertakeEachOther()
+    {
+        SetUp(change: c => c with { QueuePairs = 2, HoldMilliseconds = 60_000 });
+        Assert.Equal(0, _guest.Control(4, 0, 2, 0));
+        _guest.Send(Packet(1, six: false, reply: false), pair: 1);
+        _peer.Take();
+        _guest.Post(2048, 10);
+        _peer.Give(Packet(1, six: false, reply: true));
+        _guest.Post(2048, 10, queue: 2);
+        Assert.Equal(100, _guest.Receive(2).Frame.Length);
+    }
+
+    [Fact]
+    public void AFlowWhoseQueueIsNotThereGoesElsewhere()
+    {
+        SetUp(change: c => c with { QueuePairs = 2 });
+        Assert.Equal(0, _guest.Control(4, 0, 2, 0));
+        _guest.Send(Packet(1, six: false, reply: false), pair: 1);
+        _peer.Take();
+        _guest.Driver.Set(Virtio.Transport.CommonRegister.QueueSelect, 2, 2);
+        _guest.Driver.Set(Virtio.Transport.CommonRegister.QueueReset, 2, 1);
+        Wait.Until(() => _guest.Driver.Get(Virtio.Transport.CommonRegister.QueueReset, 2) == 0);
+        _guest.Post(2048, 10);
+        _peer.Give(Packet(1, six: false, reply: true));
+        Assert.Equal(100, _guest.Receive().Frame.Length);
+    }
 }

@@ -1,3 +1,4 @@
+using System.Numerics;
 using Lodge.Machine.Virtio;
 using Lodge.Network.Packets;
 
@@ -48,7 +49,7 @@ public sealed partial class VirtioNetwork
         }
         for (; touched != 0; touched &= touched - 1)
         {
-            Notify(Queues[System.Numerics.BitOperations.TrailingZeroCount(touched)]);
+            Notify(Queues[BitOperations.TrailingZeroCount(touched)]);
         }
         if (i == FramesPerTurn)
         {
@@ -65,15 +66,8 @@ public sealed partial class VirtioNetwork
         }
         for (int pair = 0; pair < _pairs; pair++)
         {
-            VirtQueue queue = ReceiveQueue(pair);
-            if (queue.HasAvailable)
+            if (ReceiveQueue(pair).HasAvailable)
             {
-                ulong bit = 1UL << queue.Index;
-                if ((_asked & bit) != 0)
-                {
-                    _asked &= ~bit;
-                    queue.SuppressNotifications();
-                }
                 return true;
             }
         }
@@ -118,16 +112,22 @@ public sealed partial class VirtioNetwork
     /// <summary>Delivers or drops the frame; false when it is held until there are more buffers.</summary>
     private bool Deliver(ref ulong touched)
     {
-        int first = _pairs == 1 ? 0 : _flows.Find(Frame, _pairs);
-        Delivery outcome = Deliver(ReceiveQueue(first), ref touched);
-        for (int pair = 0; pair < _pairs && outcome != Delivery.Done; pair++)
+        VirtQueue queue = ReceiveQueue(_pairs == 1 ? 0 : _flows.Find(Frame, _pairs));
+        if (!queue.Enabled || queue.Latched)
         {
-            // Another queue is better than to have all wait for this one.
-            Delivery other = pair == first ? outcome : Deliver(ReceiveQueue(pair), ref touched);
-            outcome = other == Delivery.TooSmall ? outcome : other;
+            queue = UsableQueue() ?? queue;
         }
+        // Too few buffers are waited for: in another queue the frames of a flow would overtake each other.
+        Delivery outcome = Deliver(queue);
         if (outcome == Delivery.Done)
         {
+            ulong bit = 1UL << queue.Index;
+            touched |= bit;
+            if ((_asked & bit) != 0)
+            {
+                _asked &= ~bit;
+                queue.SuppressNotifications();
+            }
             Counters.Received(_frameLength);
             _frameLength = 0;
             return true;
@@ -140,13 +140,8 @@ public sealed partial class VirtioNetwork
             _frameLength = 0;
             return true;
         }
-        bool arrived = false;
-        for (int pair = 0; pair < _pairs; pair++)
-        {
-            VirtQueue queue = ReceiveQueue(pair);
-            _asked |= 1UL << queue.Index;
-            arrived |= queue.AwaitMore();
-        }
+        _asked |= 1UL << queue.Index;
+        bool arrived = queue.AwaitMore();
         if (!arrived)
         {
             _patience.Change(_configuration.HoldMilliseconds, Timeout.Infinite);
@@ -154,7 +149,19 @@ public sealed partial class VirtioNetwork
         return arrived;
     }
 
-    private Delivery Deliver(VirtQueue queue, ref ulong touched)
+    private VirtQueue? UsableQueue()
+    {
+        for (int pair = 0; pair < _pairs; pair++)
+        {
+            if (ReceiveQueue(pair) is { Enabled: true, Latched: false } queue)
+            {
+                return queue;
+            }
+        }
+        return null;
+    }
+
+    private Delivery Deliver(VirtQueue queue)
     {
         int total = VirtioNetworkHeader.Length + _frameLength;
         bool mergeable = Has(VirtioNetworkRegisters.FeatureMergeableBuffers);
@@ -189,7 +196,6 @@ public sealed partial class VirtioNetwork
             rest = rest[chain.Write(rest)..];
         }
         queue.CompleteTogether(_chains.AsSpan(0, count));
-        touched |= 1UL << queue.Index;
         return Delivery.Done;
     }
 
