@@ -31,6 +31,9 @@ public class NetworkOptionTests
         Assert.Equal("127.0.0.1:8080:80/tcp [::1]:53:53/udp", string.Join(' ', network.User.Forwards));
         Assert.Equal((IPAddress.Parse("192.168.7.15"), IPAddress.Parse("fd00:1::2"), 1500), (network.User.Guest, network.User.Host6, network.User.Mtu));
         Assert.Equal((false, true), (network.User.HostLoopback, network.User.Restricted));
+        network = NetworkOption.Parse("tap=t,vlan=7,address=192.0.2.7,address=2001:db8::/64,spoof-check=off,allow=tcp any 80,,443,deny=in udp 10.0.0.0/8");
+        Assert.Equal("allow out tcp 80,443|deny in udp 10.0.0.0/8", string.Join('|', network.Rules));
+        Assert.Equal((7, "192.0.2.7 2001:db8::/64", false), (network.Vlan, string.Join(' ', network.Addresses), network.SpoofCheck));
         Assert.Null(NetworkOption.Parse("user,ipv6=off").User.Network6);
     }
 
@@ -48,6 +51,9 @@ public class NetworkOptionTests
     [InlineData("user,subnet=10.0.2.0", "10.0.2.0")]
     [InlineData("user,subnet=10.0.2.0/30", "8 to 29 bits")]
     [InlineData("user,ipv6=off,publish=[::1]:1:1", "no IPv6")]
+    [InlineData("user,allow=", "has no rule")]
+    [InlineData("user,deny=tcp 10.0.0.0/8 x", "'x'")]
+    [InlineData("user,address=10.0.2.9", "tap= and bridge=")]
     [InlineData("user,speed=5", "'speed' is not known")]
     [InlineData("user,bytes-in=fast", "'fast'")]
     [InlineData("user,bytes-in-max=5", "needs the limit 'bytes-in'")]
@@ -58,12 +64,13 @@ public class NetworkOptionTests
     public void Published_ports_and_a_capture_go_to_the_cards()
     {
         IReadOnlyList<NetworkOption> asked = [NetworkOption.Parse("tap=t,capture=own"), NetworkOption.Parse("user")];
-        IReadOnlyList<NetworkOption> networks = RunNetworks.Choose(asked, PortForward.Parse("1:2"), "all");
+        IReadOnlyList<NetworkOption> networks = RunNetworks.Choose(asked, PortForward.Parse("1:2"), "all", [NetworkOption.RuleOf("deny", "10.0.0.0/8")]);
         Assert.Equal(["own", "all"], networks.Select(n => n.Capture));
         Assert.Single(networks[1].User.Forwards);
-        Assert.Empty(RunNetworks.Choose([NetworkOption.Parse("none")], [], null));
-        Assert.Contains("--net user", Assert.Throws<LodgeException>(() => RunNetworks.Choose([NetworkOption.Parse("none")], PortForward.Parse("1:2"), null)).Message);
-        Assert.Contains("no network card", Assert.Throws<LodgeException>(() => RunNetworks.Choose([NetworkOption.Parse("none")], [], "all")).Message);
+        Assert.All(networks, n => Assert.Equal("deny out 10.0.0.0/8", Assert.Single(n.Rules).ToString()));
+        Assert.Empty(RunNetworks.Choose([NetworkOption.Parse("none")], [], null, []));
+        Assert.Contains("--net user", Assert.Throws<LodgeException>(() => RunNetworks.Choose([NetworkOption.Parse("none")], PortForward.Parse("1:2"), null, [])).Message);
+        Assert.Contains("no network card", Assert.Throws<LodgeException>(() => RunNetworks.Choose([NetworkOption.Parse("none")], [], "all", [])).Message);
     }
 
     [Fact]

@@ -2,6 +2,7 @@ using System.Globalization;
 using System.Net;
 using System.Net.Sockets;
 using Lodge.Network;
+using Lodge.Network.Filters;
 using Lodge.Network.Limits;
 using Lodge.Network.Packets;
 using Lodge.Network.User;
@@ -50,6 +51,15 @@ internal sealed record NetworkOption
 
     /// <summary>Limits of its traffic.</summary>
     public LinkLimits Limits { get; init; } = LinkLimits.None;
+
+    /// <summary>Rules for what the machine sends and receives, in their order, as <see cref="FilterRules.Parse"/> takes them.</summary>
+    public IReadOnlyList<FilterRule> Rules { get; init; } = [];
+
+    /// <summary>Whether the machine may only use its own addresses.</summary>
+    public bool SpoofCheck { get; init; } = true;
+
+    /// <summary>Addresses that the machine has on a tap or bridge; none: those that it gets by DHCP or makes from a router's prefix.</summary>
+    public IReadOnlyList<IpPrefix> Addresses { get; init; } = [];
 
     /// <summary>File that gets what passes, or null.</summary>
     public string? Capture { get; init; }
@@ -154,6 +164,14 @@ internal sealed record NetworkOption
                         _ => OptionWords.Switch("network", name, value),
                     },
                 };
+            case "allow" or "deny":
+                return this with { Rules = [.. Rules, RuleOf(name, value)] };
+            case "spoof-check":
+                return this with { SpoofCheck = OptionWords.Switch("network", name, value) };
+            case "address" when Kind is NetworkKind.Tap or NetworkKind.Bridge:
+                return IpPrefix.TryParse(value, out IpPrefix prefix)
+                    ? this with { Addresses = [.. Addresses, prefix] }
+                    : throw new FormatException($"address '{value}' of a network card is not understood; write it as 192.0.2.7, 192.0.2.0/28 or 2001:db8::7");
             case "vlan" when Kind is NetworkKind.Tap or NetworkKind.Bridge:
                 return this with { Vlan = Number(name, value, 1, 4094) };
             case var limit when LinkLimits.Names.Contains(limit):
@@ -168,13 +186,27 @@ internal sealed record NetworkOption
                 return this with { User = User with { HostLoopback = OptionWords.Switch("network", name, value) } };
             case "restrict" when Kind == NetworkKind.User:
                 return this with { User = User with { Restricted = OptionWords.Switch("network", name, value) } };
-            case "vlan" or "publish" or "subnet" or "ipv6" or "host-loopback" or "restrict":
-                throw new FormatException($"network option '{name}' is not for --net {Title}; it is for {(name == "vlan" ? "tap= and bridge=" : "user")}");
+            case "vlan" or "address" or "publish" or "subnet" or "ipv6" or "host-loopback" or "restrict":
+                throw new FormatException($"network option '{name}' is not for --net {Title}; it is for {(name is "vlan" or "address" ? "tap= and bridge=" : "user")}");
             default:
                 throw new FormatException(
-                    $"network option '{name}' is not known; there are mac, model, mtu, queues, vlan, capture, link, {string.Join(", ", LinkLimits.Names)}, "
-                    + "and for user publish, subnet, ipv6, host-loopback, restrict");
+                    $"network option '{name}' is not known; there are mac, model, mtu, queues, link, capture, allow, deny, spoof-check, {string.Join(", ", LinkLimits.Names)}, "
+                    + "for user publish, subnet, ipv6, host-loopback, restrict, for tap and bridge vlan, address");
         }
+    }
+
+    /// <summary>
+    /// A rule: <c>[in|out] [PROTOCOL] [REMOTE] [PORTS]</c>, without a direction for what the machine sends.
+    /// </summary>
+    /// <param name="action"><c>allow</c> or <c>deny</c>.</param>
+    /// <exception cref="FormatException">It is none.</exception>
+    public static FilterRule RuleOf(string action, string value)
+    {
+        string text = value.Trim();
+        string first = text.Split(' ')[0];
+        return text.Length != 0 && text != "on"
+            ? Understood(() => FilterRule.Parse(first is "in" or "out" ? $"{action} {text}" : $"{action} out {text}"))
+            : throw new FormatException($"--{action} has no rule; write it as 'tcp 192.0.2.0/24 80,443', '10.0.0.0/8' or 'in udp any 53'");
     }
 
     private static IPNetwork NetworkOf(string value, AddressFamily family, string example) =>

@@ -4,6 +4,7 @@ using System.CommandLine.Invocation;
 using System.CommandLine.Parsing;
 using System.Net;
 using Lodge.Engine.Processor;
+using Lodge.Network.Filters;
 using Lodge.Network.User;
 
 namespace Lodge.Cli.Run;
@@ -30,6 +31,7 @@ internal static class RunCommand
           lodge run --disk data.qcow2 --disk scratch.img,serial=S1 -- sh -c 'mount /dev/vda /mnt && ls /mnt'
           lodge run debian --publish 8080:80 -- sh -c 'apt-get update && apt-get install -y nginx && sleep infinity'
           lodge run --net user,mac=52:54:00:12:34:56,bytes-in=10M --capture traffic.pcapng -- wget -O - http://example.org/
+          lodge run debian --deny 10.0.0.0/8 --deny 192.168.0.0/16 --allow 'tcp any 80,443' -- apt-get update
           lodge run --net none -- ip address
           lodge run --kernel test.elf --debug-exit --timeout 30
 
@@ -73,8 +75,8 @@ internal static class RunCommand
         Option<IReadOnlyList<NetworkOption>> net = new("--net")
         {
             Description = "Add a network card; repeatable. Without it the machine has one on a user network, if libslirp0 is installed. Kinds: user (NAT without root), none, the name of a network, "
-                + "tap=NAME, bridge=NAME. Options: mac=ADDRESS, model=virtio, mtu=N, queues=N, link=up|down, capture=FILE, vlan=N (tap, bridge), "
-                + "bytes-in=N, bytes-out=N, packets-in=N, packets-out=N, also with -max; for user: publish=PORTS, subnet=10.0.2.0/24, ipv6=on|off|fec0::/64, host-loopback=on|off, restrict=on|off",
+                + "tap=NAME, bridge=NAME. Options: mac=ADDRESS, model=virtio, mtu=N, queues=N, link=up|down, capture=FILE, allow=RULE, deny=RULE, spoof-check=on|off, "
+                + "bytes-in=N, bytes-out=N, packets-in=N, packets-out=N, also with -max; for user: publish=PORTS, subnet=10.0.2.0/24, ipv6=on|off|fec0::/64, host-loopback=on|off, restrict=on|off; for tap and bridge: vlan=N, address=IP",
             HelpName = "KIND[,OPTION=VALUE...]",
             Arity = ArgumentArity.OneOrMore,
             AllowMultipleArgumentsPerToken = false,
@@ -88,6 +90,8 @@ internal static class RunCommand
             AllowMultipleArgumentsPerToken = false,
             CustomParser = result => GuardAll(result, PortForward.Parse),
         };
+        Option<IReadOnlyList<FilterRule>> allow = Rules("allow", "Let through only what such rules allow; repeatable");
+        Option<IReadOnlyList<FilterRule>> deny = Rules("deny", "Do not let this through; repeatable. Rules that deny come before those that allow");
         Option<string?> capture = new("--capture") { Description = "Write what passes the network cards to this file (pcapng, or pcap for a name that ends so)", HelpName = "FILE" };
         Option<EndPoint?> gdb = Parsed<EndPoint?>("--gdb", "Wait for gdb here before the first instruction, for example :1234 or ./gdb.socket", "[ADDRESS]:PORT|PATH", RunOptions.ParseGdb);
         Option<ushort?> debugExit = new("--debug-exit")
@@ -112,7 +116,7 @@ internal static class RunCommand
             "NAME=FILE[,NAME=FILE...]|on|off",
             CloudInitOption.Parse);
 
-        Command command = new("run", About) { image, keep, cloudInit, kernel, initrd, append, memory, processors, cpu, disk, cdrom, net, publish, capture, engine, name, gdb, debugExit, timeout, trace, verbose };
+        Command command = new("run", About) { image, keep, cloudInit, kernel, initrd, append, memory, processors, cpu, disk, cdrom, net, publish, allow, deny, capture, engine, name, gdb, debugExit, timeout, trace, verbose };
         command.Add(new HelpOption { Action = new ManualAction() });
         command.SetAction(parsed => run(new RunOptions
         {
@@ -132,6 +136,7 @@ internal static class RunCommand
             Disks = parsed.GetResult(disk) is null && parsed.GetResult(cdrom) is null ? [] : [.. parsed.GetValue(disk) ?? [], .. parsed.GetValue(cdrom) ?? []],
             Networks = parsed.GetResult(net) is null ? null : CheckedNetworks(parsed.GetValue(net) ?? []),
             Publish = parsed.GetResult(publish) is null ? [] : [.. (parsed.GetValue(publish) ?? []).SelectMany(p => p)],
+            NetworkRules = [.. parsed.GetResult(deny) is null ? [] : parsed.GetValue(deny) ?? [], .. parsed.GetResult(allow) is null ? [] : parsed.GetValue(allow) ?? []],
             Capture = parsed.GetValue(capture),
             Gdb = parsed.GetValue(gdb),
             DebugExitPort = parsed.GetResult(debugExit) is null ? null : parsed.GetValue(debugExit),
@@ -193,6 +198,15 @@ internal static class RunCommand
         HelpName = helpName,
         Arity = ArgumentArity.ExactlyOne,
         CustomParser = result => Guard(result, parse),
+    };
+
+    private static Option<IReadOnlyList<FilterRule>> Rules(string action, string description) => new($"--{action}")
+    {
+        Description = description + ". A rule: [in|out] [any|tcp|udp|icmp|icmpv6] [REMOTE] [PORTS], for example 'tcp 192.0.2.0/24 80,443'",
+        HelpName = "RULE",
+        Arity = ArgumentArity.OneOrMore,
+        AllowMultipleArgumentsPerToken = false,
+        CustomParser = result => GuardAll(result, text => NetworkOption.RuleOf(action, text)),
     };
 
     private static T? Guard<T>(ArgumentResult result, Func<string, T> parse)

@@ -1,11 +1,14 @@
 using System.Globalization;
+using System.Net;
 using Lodge.Cli.Console;
 using Lodge.Machine;
 using Lodge.Machine.Devices.Virtio.Network;
 using Lodge.Machine.Virtio.Transport;
 using Lodge.Management.Host;
+using Lodge.Management.Networks;
 using Lodge.Network;
 using Lodge.Network.Capture;
+using Lodge.Network.Filters;
 using Lodge.Network.Limits;
 using Lodge.Network.Links;
 using Lodge.Network.Offloads;
@@ -25,6 +28,7 @@ internal sealed class RunNetworks : IDisposable
     private const uint ClassEthernet = 0x020000;
     private const int CommonQueuePairs = 8;
     private readonly List<(NetworkOption Option, MacAddress Mac, ILink Link)> _cards = [];
+    private readonly List<NetworkAttachment> _attachments = [];
     private readonly Dictionary<string, CaptureFile> _captures = [];
 
     private RunNetworks()
@@ -33,12 +37,12 @@ internal sealed class RunNetworks : IDisposable
 
     /// <summary>The cards of a run: those that were asked for, else one on a user network, or none when this host has no library for it, which is told.</summary>
     /// <exception cref="LodgeException">A port is to be published and there is no user network.</exception>
-    public static IReadOnlyList<NetworkOption> Choose(IReadOnlyList<NetworkOption>? asked, IReadOnlyList<PortForward> publish, string? capture)
+    public static IReadOnlyList<NetworkOption> Choose(IReadOnlyList<NetworkOption>? asked, IReadOnlyList<PortForward> publish, string? capture, IReadOnlyList<FilterRule> rules)
     {
         List<NetworkOption> networks;
         if (asked is null)
         {
-            if (publish.Count == 0 && capture is null && UserNetwork.Problem is { } problem)
+            if (publish.Count == 0 && capture is null && rules.Count == 0 && UserNetwork.Problem is { } problem)
             {
                 HostFile.Error($"lodge: the machine has no network: {problem}");
                 return [];
@@ -66,7 +70,7 @@ internal sealed class RunNetworks : IDisposable
             }
             networks = networks.ConvertAll(n => n.Capture is null ? n with { Capture = capture } : n);
         }
-        return networks;
+        return rules.Count == 0 ? networks : networks.ConvertAll(n => n with { Rules = [.. n.Rules, .. rules] });
     }
 
     /// <summary>Opens all links.</summary>
@@ -83,7 +87,8 @@ internal sealed class RunNetworks : IDisposable
             {
                 NetworkOption option = networks[i];
                 MacAddress mac = option.Mac ?? (named ? KeptMac(name, i) : MacAddress.Random());
-                cards._cards.Add((option, mac, cards.Decorate(option, mac, i, OpenLink(option, mac, name))));
+                ILink link = cards.OpenLink(option, mac, name, out FilterOptions filter);
+                cards._cards.Add((option, mac, cards.Decorate(option, mac, i, link, filter)));
             }
             return cards;
         }
@@ -123,6 +128,11 @@ internal sealed class RunNetworks : IDisposable
             link.Dispose();
         }
         _cards.Clear();
+        foreach (NetworkAttachment attachment in _attachments)
+        {
+            attachment.Dispose();
+        }
+        _attachments.Clear();
         foreach (CaptureFile file in _captures.Values)
         {
             file.Dispose();
@@ -130,13 +140,51 @@ internal sealed class RunNetworks : IDisposable
         _captures.Clear();
     }
 
-    /// <summary>The place where each kind of network opens its link.</summary>
-    private static ILink OpenLink(NetworkOption option, MacAddress mac, string name) => option.Kind switch
+    /// <summary>The place where each kind of network opens its link; what the machine may have as its addresses goes with it.</summary>
+    private ILink OpenLink(NetworkOption option, MacAddress mac, string name, out FilterOptions filter)
     {
-        NetworkKind.User => OpenUser(option, mac, name),
-        NetworkKind.Tap => TapLink.Open(option.Name, option.Vlan),
-        _ => throw new NetworkException($"--net {option.Title} is not possible yet"),
-    };
+        filter = new FilterOptions { Address = mac, BlocksSpoofing = option.SpoofCheck, Addresses = option.Addresses, LearnsAddresses = option.Addresses.Count == 0, Rules = RulesOf(option) };
+        switch (option.Kind)
+        {
+            case NetworkKind.User:
+                // The default system knows its address without asking for it.
+                filter = filter with { Addresses = [.. new[] { option.User.Network, option.User.Network6 }.OfType<IPNetwork>().Select(PrefixOf)], LearnsAddresses = false };
+                return OpenUser(option, mac, name);
+            case NetworkKind.Tap:
+                return TapLink.Open(option.Name, option.Vlan);
+            default:
+                NetworkAttachment attachment = option.Kind == NetworkKind.Bridge
+                    ? NetworkStore.AttachToBridge(option.Name, mac, name)
+                    : NetworkStore.OfHost().Attach(option.Name, mac, name);
+                _attachments.Add(attachment);
+                foreach (string note in attachment.Notes)
+                {
+                    HostFile.Error($"lodge: {note}");
+                }
+                if (attachment.KnowsAddresses)
+                {
+                    filter = filter with { Addresses = [.. new[] { attachment.Address, attachment.Address6 }.OfType<IPAddress>().Select(PrefixOf)], LearnsAddresses = false };
+                }
+                return attachment.Link;
+        }
+    }
+
+    /// <summary>The rules of a card. The first that matches decides; a direction with a rule that allows something denies what no rule is about. The user network's name server is part of what is allowed.</summary>
+    private static FilterRules RulesOf(NetworkOption option)
+    {
+        FilterAction Rest(FilterDirection direction) =>
+            option.Rules.Any(r => r.Direction == direction && r.Action == FilterAction.Allow) ? FilterAction.Deny : FilterAction.Allow;
+        List<FilterRule> rules = [.. option.Rules];
+        if (option.Kind == NetworkKind.User && Rest(FilterDirection.Out) == FilterAction.Deny)
+        {
+            rules.AddRange(new[] { option.User.NameServer, option.User.NameServer6 }.OfType<IPAddress>().SelectMany(s => new[] { $"allow out udp {s} 53", $"allow out tcp {s} 53" }).Select(FilterRule.Parse));
+        }
+        return new FilterRules(rules, Rest(FilterDirection.Out), Rest(FilterDirection.In));
+    }
+
+    private static IpPrefix PrefixOf(IPNetwork network) => IpPrefix.TryParse(network.ToString(), out IpPrefix prefix) ? prefix : throw new NetworkException($"network {network} is not usable");
+
+    private static IpPrefix PrefixOf(IPAddress address) => IpPrefix.TryParse(address.ToString(), out IpPrefix prefix) ? prefix : throw new NetworkException($"address {address} is not usable");
 
     private static UserLink OpenUser(NetworkOption option, MacAddress mac, string name)
     {
@@ -151,11 +199,15 @@ internal sealed class RunNetworks : IDisposable
         return link;
     }
 
-    /// <summary>What stands between a link and its card, seen from the link: limits, capture, offloads in software.</summary>
-    private ILink Decorate(NetworkOption option, MacAddress mac, int number, ILink link)
+    /// <summary>What stands between a link and its card, seen from the link: filter, limits, capture, offloads in software.</summary>
+    private ILink Decorate(NetworkOption option, MacAddress mac, int number, ILink link, FilterOptions filter)
     {
         try
         {
+            if (filter.BlocksSpoofing || filter.Rules.CanDeny)
+            {
+                link = new FilteredLink(link, filter);
+            }
             if (option.Limits != LinkLimits.None)
             {
                 link = new RateLimitedLink(link, option.Limits);

@@ -3,6 +3,7 @@ using System.Net;
 using System.Net.Sockets;
 using System.Text;
 using Lodge.Engine.Processor;
+using Lodge.Network.Filters;
 using Lodge.Network.User;
 
 namespace Lodge.Cli.Run;
@@ -67,6 +68,9 @@ internal sealed record RunOptions
 
     /// <summary>Ports that the first user network publishes.</summary>
     public IReadOnlyList<PortForward> Publish { get; init; } = [];
+
+    /// <summary>Rules for all cards, behind those of each; in their order.</summary>
+    public IReadOnlyList<FilterRule> NetworkRules { get; init; } = [];
 
     /// <summary>File that gets what passes all cards that have none of their own, or null.</summary>
     public string? Capture { get; init; }

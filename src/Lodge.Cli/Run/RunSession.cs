@@ -14,7 +14,7 @@ internal static class RunSession
     /// <returns>Exit status of the process.</returns>
     public static int Run(RunOptions options)
     {
-        options = options with { Networks = RunNetworks.Choose(options.Networks, options.Publish, options.Capture) };
+        options = options with { Networks = RunNetworks.Choose(options.Networks, options.Publish, options.Capture, options.NetworkRules) };
         RunPlan plan = RunPlan.Create(options);
         if (plan.SystemDisk is not null && !options.MemoryGiven)
         {
