@@ -54,7 +54,7 @@ public sealed class DebianImage : IDisposable
 
 /// <summary>A whole Debian with systemd from a disk.</summary>
 [Collection("guests")]
-public sealed class DebianTests(DebianImage image) : IClassFixture<DebianImage>
+public sealed partial class DebianTests(DebianImage image) : IClassFixture<DebianImage>
 {
     [Fact]
     public void SystemdIsRunningWithoutAFailedUnit()
