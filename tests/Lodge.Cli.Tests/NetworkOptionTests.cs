@@ -46,7 +46,7 @@ public class NetworkOptionTests
     [InlineData("user,model=e1000", "'e1000'")]
     [InlineData("user,mtu=1000", "1280 to 65520")]
     [InlineData("office,publish=1:1", "not for --net office")]
-    [InlineData("user,vlan=5", "tap= and bridge=")]
+    [InlineData("user,vlan=5", "it is for tap=")]
     [InlineData("tap=t,vlan=4095", "1 to 4094")]
     [InlineData("user,subnet=10.0.2.0", "10.0.2.0")]
     [InlineData("user,subnet=10.0.2.0/30", "8 to 29 bits")]

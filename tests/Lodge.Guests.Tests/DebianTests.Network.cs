@@ -41,7 +41,8 @@ public sealed partial class DebianTests
         using TcpListener host = new(IPAddress.IPv6Loopback, 0);
         host.Start();
         string port = ((IPEndPoint)host.LocalEndpoint).Port.ToString(CultureInfo.InvariantCulture);
-        using Process lodge = StartAsOrdinaryUser("run", "debian", "--publish", "127.0.0.1:0:80", "--publish", "0:53000/udp", "--", "sh", "-c", NetworkScript, "sh", port, .. AptOptions());
+        using Process lodge = StartAsOrdinaryUser(
+            ["run", "debian", "--publish", "127.0.0.1:0:80", "--publish", "0:53000/udp", "--", "sh", "-c", NetworkScript, "sh", port, .. AptOptions()]);
         try
         {
             StringBuilder errors = new();
@@ -134,7 +135,7 @@ public sealed partial class DebianTests
     }
 
     /// <summary>Starts lodge on the store as the user nobody when the tests run as root and nobody may execute it.</summary>
-    private Process StartAsOrdinaryUser(params string[] arguments)
+    private Process StartAsOrdinaryUser(IReadOnlyList<string> arguments)
     {
         bool root = LodgeProcess.Script("[ $(id -u) = 0 ] && setpriv --reuid=65534 --regid=65534 --clear-groups test -x \"$0\"").Status == 0;
         string store = image.Folder;

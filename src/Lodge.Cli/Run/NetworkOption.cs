@@ -46,7 +46,7 @@ internal sealed record NetworkOption
     /// <summary>Pairs of queues; null: one for each processor, at most 8.</summary>
     public int? Queues { get; init; }
 
-    /// <summary>802.1Q tag on the tap or bridge; 0: none.</summary>
+    /// <summary>802.1Q tag on the tap; 0: none.</summary>
     public int Vlan { get; init; }
 
     /// <summary>Limits of its traffic.</summary>
@@ -172,7 +172,7 @@ internal sealed record NetworkOption
                 return IpPrefix.TryParse(value, out IpPrefix prefix)
                     ? this with { Addresses = [.. Addresses, prefix] }
                     : throw new FormatException($"address '{value}' of a network card is not understood; write it as 192.0.2.7, 192.0.2.0/28 or 2001:db8::7");
-            case "vlan" when Kind is NetworkKind.Tap or NetworkKind.Bridge:
+            case "vlan" when Kind == NetworkKind.Tap:
                 return this with { Vlan = Number(name, value, 1, 4094) };
             case var limit when LinkLimits.Names.Contains(limit):
                 return this with { Limits = Understood(() => Limits.With(limit, value)) };
@@ -187,11 +187,11 @@ internal sealed record NetworkOption
             case "restrict" when Kind == NetworkKind.User:
                 return this with { User = User with { Restricted = OptionWords.Switch("network", name, value) } };
             case "vlan" or "address" or "publish" or "subnet" or "ipv6" or "host-loopback" or "restrict":
-                throw new FormatException($"network option '{name}' is not for --net {Title}; it is for {(name is "vlan" or "address" ? "tap= and bridge=" : "user")}");
+                throw new FormatException($"network option '{name}' is not for --net {Title}; it is for {(name switch { "vlan" => "tap=", "address" => "tap= and bridge=", _ => "user" })}");
             default:
                 throw new FormatException(
                     $"network option '{name}' is not known; there are mac, model, mtu, queues, link, capture, allow, deny, spoof-check, {string.Join(", ", LinkLimits.Names)}, "
-                    + "for user publish, subnet, ipv6, host-loopback, restrict, for tap and bridge vlan, address");
+                    + "for user publish, subnet, ipv6, host-loopback, restrict, for tap vlan, for tap and bridge address");
         }
     }
 

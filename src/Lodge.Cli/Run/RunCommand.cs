@@ -76,7 +76,7 @@ internal static class RunCommand
         {
             Description = "Add a network card; repeatable. Without it the machine has one on a user network, if libslirp0 is installed. Kinds: user (NAT without root), none, the name of a network, "
                 + "tap=NAME, bridge=NAME. Options: mac=ADDRESS, model=virtio, mtu=N, queues=N, link=up|down, capture=FILE, allow=RULE, deny=RULE, spoof-check=on|off, "
-                + "bytes-in=N, bytes-out=N, packets-in=N, packets-out=N, also with -max; for user: publish=PORTS, subnet=10.0.2.0/24, ipv6=on|off|fec0::/64, host-loopback=on|off, restrict=on|off; for tap and bridge: vlan=N, address=IP",
+                + "bytes-in=N, bytes-out=N, packets-in=N, packets-out=N, also with -max; for user: publish=PORTS, subnet=10.0.2.0/24, ipv6=on|off|fec0::/64, host-loopback=on|off, restrict=on|off; for tap: vlan=N, for tap and bridge: address=IP",
             HelpName = "KIND[,OPTION=VALUE...]",
             Arity = ArgumentArity.OneOrMore,
             AllowMultipleArgumentsPerToken = false,
@@ -92,7 +92,7 @@ internal static class RunCommand
         };
         Option<IReadOnlyList<FilterRule>> allow = Rules("allow", "Let through only what such rules allow; repeatable");
         Option<IReadOnlyList<FilterRule>> deny = Rules("deny", "Do not let this through; repeatable. Rules that deny come before those that allow");
-        Option<string?> capture = new("--capture") { Description = "Write what passes the network cards to this file (pcapng, or pcap for a name that ends so)", HelpName = "FILE" };
+        Option<string?> capture = new("--capture") { Description = "Write what passes the network cards to this file, in pcapng when its name ends so, else in pcap", HelpName = "FILE" };
         Option<EndPoint?> gdb = Parsed<EndPoint?>("--gdb", "Wait for gdb here before the first instruction, for example :1234 or ./gdb.socket", "[ADDRESS]:PORT|PATH", RunOptions.ParseGdb);
         Option<ushort?> debugExit = new("--debug-exit")
         {

@@ -73,12 +73,19 @@ internal sealed class RunNetworks : IDisposable
         return rules.Count == 0 ? networks : networks.ConvertAll(n => n with { Rules = [.. n.Rules, .. rules] });
     }
 
-    /// <summary>Opens all links.</summary>
+    /// <summary>The same with an address for each card.</summary>
     /// <param name="networks">From <see cref="Choose"/>.</param>
     /// <param name="name">The machine's name.</param>
     /// <param name="named">Whether the name was given: then the cards' addresses are kept under it.</param>
+    /// <exception cref="LodgeException">They cannot be kept.</exception>
+    public static IReadOnlyList<NetworkOption> WithAddresses(IReadOnlyList<NetworkOption> networks, string name, bool named) =>
+        [.. networks.Select((n, i) => n.Mac is null ? n with { Mac = named ? KeptMac(name, i) : MacAddress.Random() } : n)];
+
+    /// <summary>Opens all links.</summary>
+    /// <param name="networks">From <see cref="WithAddresses"/>.</param>
+    /// <param name="name">The machine's name, which networks tell others.</param>
     /// <exception cref="LodgeException">One cannot be opened.</exception>
-    public static RunNetworks Open(IReadOnlyList<NetworkOption> networks, string name, bool named)
+    public static RunNetworks Open(IReadOnlyList<NetworkOption> networks, string name)
     {
         RunNetworks cards = new();
         try
@@ -86,7 +93,7 @@ internal sealed class RunNetworks : IDisposable
             for (int i = 0; i < networks.Count; i++)
             {
                 NetworkOption option = networks[i];
-                MacAddress mac = option.Mac ?? (named ? KeptMac(name, i) : MacAddress.Random());
+                MacAddress mac = option.Mac!.Value;
                 ILink link = cards.OpenLink(option, mac, name, out FilterOptions filter);
                 cards._cards.Add((option, mac, cards.Decorate(option, mac, i, link, filter)));
             }

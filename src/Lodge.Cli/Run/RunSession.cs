@@ -14,7 +14,9 @@ internal static class RunSession
     /// <returns>Exit status of the process.</returns>
     public static int Run(RunOptions options)
     {
-        options = options with { Networks = RunNetworks.Choose(options.Networks, options.Publish, options.Capture, options.NetworkRules) };
+        IReadOnlyList<NetworkOption> cards = RunNetworks.WithAddresses(
+            RunNetworks.Choose(options.Networks, options.Publish, options.Capture, options.NetworkRules), options.Name, options.Named);
+        options = options with { Networks = cards, CardAddresses = [.. cards.Select(c => c.Mac.ToString()!)] };
         RunPlan plan = RunPlan.Create(options);
         if (plan.SystemDisk is not null && !options.MemoryGiven)
         {
@@ -28,7 +30,7 @@ internal static class RunSession
         using (console)
         {
             using RunDisks disks = RunDisks.Open(plan.SystemDisk, options.Disks, plan.Seed);
-            using RunNetworks networks = RunNetworks.Open(options.Networks, options.Name, options.Named);
+            using RunNetworks networks = RunNetworks.Open(cards, options.Name);
             using VirtualMachine machine = RunMachine.Create(options, plan, console, disks, networks);
             machine.Completion.ContinueWith(_ => end.Finish(console.CommandStatus ?? ExitStatus.PowerOff, null), TaskScheduler.Default);
             using GdbServer? debugger = options.Gdb is { } address ? Listen(machine, address) : null;
