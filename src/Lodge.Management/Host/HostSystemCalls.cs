@@ -1,4 +1,5 @@
 using System.Runtime.InteropServices;
+using Microsoft.Win32.SafeHandles;
 
 namespace Lodge.Management.Host;
 
@@ -10,7 +11,8 @@ internal static partial class HostSystemCalls
     private const uint RenameExchange = 2;
     private const int LockExclusive = 2, LockShared = 1, LockNonBlocking = 4, Unlock = 8;
     private const int SetDescriptorFlags = 2, CloseOnExec = 1; // F_SETFD, FD_CLOEXEC
-    private const int ErrorInterrupted = 4;
+    private const int ReadWriteCreateCloseOnExec = 0x2 | 0x40 | 0x80000, ReadOnlyCloseOnExec = 0x80000;
+    private const int ErrorNoEntry = 2, ErrorInterrupted = 4;
     private const long SystemCallPidfdOpen = 434, SystemCallPidfdSendSignal = 424;
 
     /// <summary>fsync(2) of a folder; file systems that cannot do it are left alone.</summary>
@@ -27,6 +29,17 @@ internal static partial class HostSystemCalls
     /// <summary>flock(2) without waiting.</summary>
     /// <returns>Whether the lock was got.</returns>
     public static bool TryLock(SafeHandle handle, bool exclusive) => Flock((int)handle.DangerousGetHandle(), (exclusive ? LockExclusive : LockShared) | LockNonBlocking) == 0;
+
+    /// <summary>Opens a file for its locks, to read, or to write when it may be made: .NET's own open takes one by itself and fails where it is not free.</summary>
+    /// <returns>The file, or null when there is none and <paramref name="create"/> is false.</returns>
+    /// <exception cref="IOException">The host refuses.</exception>
+    public static SafeFileHandle? OpenUnlocked(string path, bool create)
+    {
+        int descriptor = Open(path, create ? ReadWriteCreateCloseOnExec : ReadOnlyCloseOnExec, 0b110_100_100);
+        return descriptor >= 0 ? new SafeFileHandle(descriptor, ownsHandle: true)
+            : !create && Marshal.GetLastPInvokeError() == ErrorNoEntry ? null
+            : throw new IOException($"'{path}' cannot be opened: {Marshal.GetLastPInvokeErrorMessage()}");
+    }
 
     /// <summary>
     /// flock(2), waiting. With <paramref name="inherited"/> programs that are started meanwhile hold the lock too, so that it is free only when they
@@ -97,8 +110,8 @@ internal static partial class HostSystemCalls
     [LibraryImport("libc", EntryPoint = "renameat2", StringMarshalling = StringMarshalling.Utf8, SetLastError = true)]
     private static partial int Rename(int oneFolder, string one, int otherFolder, string other, uint flags);
 
-    [LibraryImport("libc", EntryPoint = "open", StringMarshalling = StringMarshalling.Utf8)]
-    private static partial int Open(string path, int flags);
+    [LibraryImport("libc", EntryPoint = "open", StringMarshalling = StringMarshalling.Utf8, SetLastError = true)]
+    private static partial int Open(string path, int flags, int mode = 0);
 
     [LibraryImport("libc", EntryPoint = "fsync")]
     private static partial int Fsync(int fd);

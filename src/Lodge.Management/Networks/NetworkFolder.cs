@@ -78,7 +78,11 @@ internal sealed class NetworkFolder(string path)
         {
             try
             {
-                using SafeFileHandle handle = File.OpenHandle(file, FileMode.Open, FileAccess.Read, FileShare.ReadWrite | FileShare.Delete);
+                using SafeFileHandle? handle = HostSystemCalls.OpenUnlocked(file, create: false);
+                if (handle is null)
+                {
+                    continue;
+                }
                 if (HostSystemCalls.TryLock(handle, exclusive: false))
                 {
                     if (clean)
@@ -94,9 +98,9 @@ internal sealed class NetworkFolder(string path)
                     machines.Add(machine);
                 }
             }
-            catch (Exception e) when (e is FileNotFoundException or JsonException)
+            catch (JsonException)
             {
-                // It has just left, or is just being written by a process that has the lock of the store next.
+                // It is just being written, by a process that has the lock of the store.
             }
         }
         return machines;
@@ -107,7 +111,8 @@ internal sealed class NetworkFolder(string path)
     public SafeFileHandle WriteMachine(AttachedMachine machine)
     {
         Directory.CreateDirectory(Machines);
-        SafeFileHandle handle = File.OpenHandle(MachineFile(machine.Tap), FileMode.Create, FileAccess.ReadWrite, FileShare.ReadWrite | FileShare.Delete);
+        DeleteMachine(machine.Tap); // of a dead one, if any
+        SafeFileHandle handle = HostSystemCalls.OpenUnlocked(MachineFile(machine.Tap), create: true)!;
         HostSystemCalls.TryLock(handle, exclusive: true);
         RandomAccess.Write(handle, JsonSerializer.SerializeToUtf8Bytes(machine, NetworkJson.Default.AttachedMachine), 0);
         return handle;

@@ -309,7 +309,7 @@ public sealed partial class NetworkStore(string folder)
         try
         {
             Directory.CreateDirectory(folder);
-            StoreLock held = new(File.OpenHandle(Path.Combine(folder, LockFile), FileMode.OpenOrCreate, FileAccess.ReadWrite, FileShare.ReadWrite));
+            StoreLock held = new(HostSystemCalls.OpenUnlocked(Path.Combine(folder, LockFile), create: true)!);
             foreach (string gone in Directory.EnumerateDirectories(folder, GonePrefix + "*"))
             {
                 Directory.Delete(gone, recursive: true);
