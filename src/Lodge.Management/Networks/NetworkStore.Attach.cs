@@ -71,16 +71,20 @@ public sealed partial class NetworkStore
     }
 
     /// <summary>Plugs a machine of this process into a bridge that the host's administrator keeps, without a network of a name.</summary>
+    /// <param name="bridge">The bridge.</param>
+    /// <param name="mac">MAC address of the card.</param>
+    /// <param name="machine">Name of the machine.</param>
+    /// <param name="vlan">802.1Q tag that its frames have on the bridge; 0: none.</param>
     /// <exception cref="ManagementException">There is no such bridge, or the host refuses.</exception>
     /// <exception cref="NetworkException">The host has no taps, or this user may not make one.</exception>
-    public static NetworkAttachment AttachToBridge(string bridge, MacAddress mac, string machine)
+    public static NetworkAttachment AttachToBridge(string bridge, MacAddress mac, string machine, int vlan = 0)
     {
         RequireRoot();
         IpLink found = BridgeDevice.CheckIsBridge(bridge, HostInterfaces.Read().Find(bridge));
-        TapLink link = TapLink.Create(TapPattern, found.Mtu);
+        TapLink link = TapLink.Create(TapPattern, found.Mtu, found.FiltersVlans ? 0 : vlan);
         try
         {
-            BridgeDevice.Plug(bridge, link.Name, machine, isolated: false, vlan: 0);
+            BridgeDevice.Plug(bridge, link.Name, machine, isolated: false, found.FiltersVlans ? vlan : 0);
             return new NetworkAttachment(link, new AttachedMachine { Process = Environment.ProcessId, Machine = machine, Mac = mac, Tap = link.Name, Since = DateTimeOffset.Now }, null, null, null);
         }
         catch

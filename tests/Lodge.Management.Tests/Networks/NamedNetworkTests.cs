@@ -221,6 +221,9 @@ public class NamedNetworkTests
             using TestMachine machine = new(NetworkStore.AttachToBridge("br7", MacAddress.Random(), "one"));
             machine.Space.Shell("ip addr add 10.1.1.2/24 dev eth0");
             Assert.True(machine.Reaches("10.1.1.1"));
+            using TestMachine tagged = new(NetworkStore.AttachToBridge("br7", MacAddress.Random(), "two", vlan: 5));
+            tagged.Space.Shell("ip addr add 10.1.1.3/24 dev eth0");
+            Assert.True(tagged.NeverReaches("10.1.1.1"));
             Assert.Contains("not a bridge", Assert.Throws<ManagementException>(() => NetworkStore.AttachToBridge("up0", MacAddress.Random(), "one")).Message);
             Assert.Contains("no bridge 'br8'", Assert.Throws<ManagementException>(() => NetworkStore.AttachToBridge("br8", MacAddress.Random(), "one")).Message);
         });
