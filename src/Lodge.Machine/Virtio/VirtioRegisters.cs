@@ -23,6 +23,9 @@ public enum VirtioDeviceType : ushort
 
     /// <summary>Sockets between guest and host.</summary>
     Socket = 19,
+
+    /// <summary>Shared folder.</summary>
+    FileSystem = 26,
 }
 
 /// <summary>Bits of the device status field (virtio 1.2, 2.1).</summary>
