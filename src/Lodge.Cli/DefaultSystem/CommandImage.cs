@@ -30,7 +30,8 @@ internal static class CommandImage
     /// <param name="command">Program and arguments; empty for a shell.</param>
     /// <param name="disks">What the machine's disks need; null: it has none.</param>
     /// <param name="networks">What its network cards need; null: it has none.</param>
-    public static byte[] Build(CommandMode mode, string hostName, string terminalType, string endMark, IReadOnlyList<byte[]> command, DiskNeeds? disks = null, NetworkNeeds? networks = null)
+    /// <param name="shares">Shared folders, see <see cref="RunShares.Mounts"/>.</param>
+    public static byte[] Build(CommandMode mode, string hostName, string terminalType, string endMark, IReadOnlyList<byte[]> command, DiskNeeds? disks = null, NetworkNeeds? networks = null, string shares = "")
     {
         using MemoryStream archive = new();
         CpioWriter cpio = new(archive);
@@ -52,13 +53,17 @@ internal static class CommandImage
                 cpio.File("etc/resolv.conf", Encoding.ASCII.GetBytes($"nameserver {server}\n"));
             }
         }
+        if (shares.Length != 0)
+        {
+            Assign(run, "shares", shares);
+        }
         Assign(run, "TERM", terminalType);
         run.Write("export TERM\n"u8);
         cpio.File("lodge/run", run.ToArray());
         if (command.Count != 0)
         {
             using MemoryStream script = new();
-            script.Write("unset name mode mark disks disk_modules cards card_modules\nexec"u8);
+            script.Write("unset name mode mark disks disk_modules cards card_modules shares\nexec"u8);
             foreach (byte[] word in command)
             {
                 script.WriteByte((byte)' ');
@@ -71,15 +76,17 @@ internal static class CommandImage
         return archive.ToArray();
     }
 
-    /// <summary>What the command service of a stored image reads from its port: assignments, an empty line, and a script.</summary>
-    public static byte[] Text(CommandMode mode, string endMark, string terminalType, IReadOnlyList<byte[]> command, bool powerOff)
+    /// <summary>What the command service of a stored image reads from its port: assignments, an empty line, and a script, which begins with <paramref name="prologue"/>.</summary>
+    public static byte[] Text(CommandMode mode, string endMark, string terminalType, IReadOnlyList<byte[]> command, bool powerOff, string prologue = "")
     {
         using MemoryStream text = new();
         Assign(text, "mode", mode.ToString().ToLowerInvariant());
         Assign(text, "mark", endMark);
         Assign(text, "power", powerOff ? "off" : "");
         Assign(text, "TERM", terminalType);
-        text.Write("export TERM\n\nunset mode mark power\nexec"u8);
+        text.Write("export TERM\n\nunset mode mark power\n"u8);
+        text.Write(Encoding.ASCII.GetBytes(prologue));
+        text.Write("exec"u8);
         foreach (byte[] word in command)
         {
             text.WriteByte((byte)' ');

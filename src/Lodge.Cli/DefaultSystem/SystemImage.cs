@@ -12,6 +12,9 @@ internal static class SystemImage
     /// <summary>Modules that are loaded only when a machine has a network card.</summary>
     public static IReadOnlyList<string> NetworkModules { get; } = [Run.NetworkNeeds.Module];
 
+    /// <summary>Modules that are loaded only when a machine has a shared folder.</summary>
+    public static IReadOnlyList<string> ShareModules { get; } = ["virtiofs"];
+
     /// <summary>The script that sets the system up and runs the command.</summary>
     public static byte[] Script() => Resource("main.sh");
 

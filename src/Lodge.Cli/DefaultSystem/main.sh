@@ -4,6 +4,7 @@
 #   mark   what ends the stdout and stderr streams; its bytes occur in no command's output by chance
 #   disks  number of disks      disk_modules  their drivers, those that the kernel has as modules are loaded
 #   cards  for each network card dhcp, none, or ADDRESS/LENGTH,GATEWAY      card_modules  their drivers
+#   shares shared folders, TAG:PATH:ro or TAG:PATH:rw each
 # and exports TERM; /lodge/command is the command. Its end is told on the control port as "exit STATUS".
 export PATH=/bin:/sbin:/usr/bin:/usr/sbin HOME=/root
 # Started again by init: the first run was killed, nothing can go on.
@@ -12,11 +13,11 @@ mount -a
 : >/run/started
 cp -a /lodge/dev/. /dev/
 mount -t devpts devpts /dev/pts
-disks=0 disk_modules= cards= card_modules=
+disks=0 disk_modules= cards= card_modules= shares=
 . /lodge/run
 echo "$name" >/proc/sys/kernel/hostname
 read -r modules </lodge/modules
-for module in $disk_modules $card_modules; do
+for module in $disk_modules $card_modules ${shares:+virtiofs}; do
     [ ! -e "/lib/modules/$(uname -r)/$module.ko" ] || modules="$modules $module"
 done
 [ -z "$modules" ] || modprobe -a $modules
@@ -82,6 +83,14 @@ for lease in $leases; do
         tries=$((tries + 1))
         usleep 10000
     done
+done
+for share in $shares; do
+    tag=${share%%:*} place=${share#*:}
+    mkdir -p "${place%:*}"
+    mount -t virtiofs -o "${place##*:}" "$tag" "${place%:*}" || {
+        echo "lodge: the shared folder ${place%:*} cannot be mounted" >/dev/console
+        poweroff -f
+    }
 done
 
 case $mode in

@@ -50,6 +50,7 @@ internal static class ImagePlan
         string commandLine = $"root={root} {manifest.CommandLine} console=ttyS0 panic=-1 systemd.hostname={options.Name}";
         commandLine += options.Verbose ? "" : " quiet systemd.show_status=no";
         commandLine += seeded ? $" {CloudInitSeed.KernelArgument}" : "";
+        commandLine += RunShares.KernelArguments(options.Shares);
         if (seeded && options.CardAddresses.Count == 0)
         {
             // Without a network card it would wait two minutes for an address.
@@ -66,7 +67,7 @@ internal static class ImagePlan
             SystemDisk = new SystemDisk(image, bus, options.Keep ? options.Name : null),
             Seed = seeded ? new SeedDisk(CloudInitOption.Seed(options.CloudInit, options.Name, installService: !manifest.HasCommandService, options.CardAddresses), bus) : null,
             AgentCommand = agent ? options.Command.Count != 0 ? options.Command : ["sh"] : null,
-            Command = agent || mode == CommandMode.Shell ? null : CommandImage.Text(mode, mark, terminal, command, options.Keep),
+            Command = agent || mode == CommandMode.Shell ? null : CommandImage.Text(mode, mark, terminal, command, options.Keep, RunShares.Script(options.Shares)),
         };
     }
 }

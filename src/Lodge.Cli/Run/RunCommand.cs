@@ -33,6 +33,7 @@ internal static class RunCommand
           lodge run --net user,mac=52:54:00:12:34:56,bytes-in=10M --capture traffic.pcapng -- wget -O - http://example.org/
           lodge run debian --deny 10.0.0.0/8 --deny 192.168.0.0/16 --allow 'tcp any 80,443' -- apt-get update
           lodge run --net none -- ip address
+          lodge run --share .:/work -- sh -c 'cd /work && ls'
           lodge run --kernel test.elf --debug-exit --timeout 30
 
         Exit status: the command's own; without one 0 after power-off, 200 reset, 201 triple fault, 202 kernel panic, 203 engine failure,
@@ -93,6 +94,15 @@ internal static class RunCommand
         Option<IReadOnlyList<FilterRule>> allow = Rules("allow", "Let through only what such rules allow; repeatable");
         Option<IReadOnlyList<FilterRule>> deny = Rules("deny", "Do not let this through; repeatable. Rules that deny come before those that allow");
         Option<string?> capture = new("--capture") { Description = "Write what passes the network cards to this file, in pcapng when its name ends so, else in pcap", HelpName = "FILE" };
+        Option<IReadOnlyList<ShareOption>> share = new("--share")
+        {
+            Description = "Share a folder of this host with the guest, which finds it mounted at GUEST; repeatable. Options: owner=UID[:GID] (who in the guest stands for you), "
+                + "cache=auto|none|always",
+            HelpName = "HOST:GUEST[:ro][,OPTION=VALUE...]",
+            Arity = ArgumentArity.OneOrMore,
+            AllowMultipleArgumentsPerToken = false,
+            CustomParser = result => GuardAll(result, ShareOption.Parse),
+        };
         Option<EndPoint?> gdb = Parsed<EndPoint?>("--gdb", "Wait for gdb here before the first instruction, for example :1234 or ./gdb.socket", "[ADDRESS]:PORT|PATH", RunOptions.ParseGdb);
         Option<ushort?> debugExit = new("--debug-exit")
         {
@@ -116,7 +126,7 @@ internal static class RunCommand
             "NAME=FILE[,NAME=FILE...]|on|off",
             CloudInitOption.Parse);
 
-        Command command = new("run", About) { image, keep, cloudInit, kernel, initrd, append, memory, processors, cpu, disk, cdrom, net, publish, allow, deny, capture, engine, name, gdb, debugExit, timeout, trace, verbose };
+        Command command = new("run", About) { image, keep, cloudInit, kernel, initrd, append, memory, processors, cpu, disk, cdrom, net, publish, allow, deny, capture, share, engine, name, gdb, debugExit, timeout, trace, verbose };
         command.Add(new HelpOption { Action = new ManualAction() });
         command.SetAction(parsed => run(new RunOptions
         {
@@ -138,6 +148,7 @@ internal static class RunCommand
             Publish = parsed.GetResult(publish) is null ? [] : [.. (parsed.GetValue(publish) ?? []).SelectMany(p => p)],
             NetworkRules = [.. parsed.GetResult(deny) is null ? [] : parsed.GetValue(deny) ?? [], .. parsed.GetResult(allow) is null ? [] : parsed.GetValue(allow) ?? []],
             Capture = parsed.GetValue(capture),
+            Shares = parsed.GetResult(share) is null ? [] : parsed.GetValue(share) ?? [],
             Gdb = parsed.GetValue(gdb),
             DebugExitPort = parsed.GetResult(debugExit) is null ? null : parsed.GetValue(debugExit),
             Timeout = parsed.GetValue(timeout),

@@ -20,7 +20,7 @@ internal static class RunMachine
 
     /// <summary>Makes it.</summary>
     /// <exception cref="LodgeException">The kernel cannot be loaded, or the host refuses.</exception>
-    public static VirtualMachine Create(RunOptions options, RunPlan plan, RunConsole console, RunDisks disks, RunNetworks networks)
+    public static VirtualMachine Create(RunOptions options, RunPlan plan, RunConsole console, RunDisks disks, RunNetworks networks, RunShares shares)
     {
         IEngine engine = new TranslationEngine(); // the only one so far, so also what "auto" means
         MachineConfiguration configuration = new()
@@ -37,6 +37,7 @@ internal static class RunMachine
                 AddDevices(chipset, console);
                 disks.AddDevices(chipset, options.Processors);
                 networks.AddDevices(chipset, options.Processors);
+                shares.AddDevices(chipset, options.Processors);
             },
         };
         try

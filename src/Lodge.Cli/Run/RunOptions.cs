@@ -75,6 +75,9 @@ internal sealed record RunOptions
     /// <summary>File that gets what passes all cards that have none of their own, or null.</summary>
     public string? Capture { get; init; }
 
+    /// <summary>Shared folders in the order in which they were given.</summary>
+    public IReadOnlyList<ShareOption> Shares { get; init; } = [];
+
     public EndPoint? Gdb { get; init; }
 
     public ushort? DebugExitPort { get; init; }

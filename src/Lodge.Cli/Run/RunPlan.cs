@@ -84,7 +84,7 @@ internal sealed record RunPlan(
             return ImagePlan.Create(options, ImagePlan.Find(image), mode, interactive, mark, terminal, command);
         }
         SystemFiles files = SystemCache.ForUser().Get(DebianSystem.Make);
-        byte[] second = CommandImage.Build(mode, options.Name, terminal, mark, command, DiskNeeds.Of(options.Disks), NetworkNeeds.Of(options.Networks ?? []));
+        byte[] second = CommandImage.Build(mode, options.Name, terminal, mark, command, DiskNeeds.Of(options.Disks), NetworkNeeds.Of(options.Networks ?? []), RunShares.Mounts(options.Shares));
         string commandLine = options.Verbose ? "console=ttyS0 panic=-1" : "console=ttyS0 quiet panic=-1";
         return new RunPlan(
             BootSource.FromFile(files.Kernel),

@@ -30,8 +30,9 @@ internal static class RunSession
         using (console)
         {
             using RunDisks disks = RunDisks.Open(plan.SystemDisk, options.Disks, plan.Seed);
+            using RunShares shares = RunShares.Open(options.Shares, options.Memory);
             using RunNetworks networks = RunNetworks.Open(cards, options.Name);
-            using VirtualMachine machine = RunMachine.Create(options, plan, console, disks, networks);
+            using VirtualMachine machine = RunMachine.Create(options, plan, console, disks, networks, shares);
             machine.Completion.ContinueWith(_ => end.Finish(console.CommandStatus ?? ExitStatus.PowerOff, null), TaskScheduler.Default);
             using GdbServer? debugger = options.Gdb is { } address ? Listen(machine, address) : null;
             if (debugger is null)

@@ -57,7 +57,7 @@ public sealed partial class FuseServer : IDisposable
                 : result < 0 ? $"folder '{path}' cannot be used: error {-result}" : $"folder '{path}' shows processes of the host and cannot be shared");
         }
         _ = ShareSystemCalls.Status(root, out status);
-        int descriptors = options.MaximumDescriptors > 0 ? options.MaximumDescriptors : (int)Math.Clamp(ShareSystemCalls.DescriptorLimit() / 8, 32, 1 << 16);
+        int descriptors = options.MaximumDescriptors > 0 ? options.MaximumDescriptors : (int)Math.Clamp(ShareSystemCalls.DescriptorLimit() / (8 * Math.Max(1, options.Among)), 32, 1 << 16);
         _nodes = new ShareNodes(root, status, Math.Max(options.MaximumNodes, 16), descriptors);
         _handles = new ShareHandles(descriptors);
         _owners = new ShareOwners(options.Owner, status);

@@ -41,6 +41,9 @@ public sealed record ShareOptions
     /// </summary>
     public int MaximumDescriptors { get; init; }
 
+    /// <summary>How many shares divide what this process may open.</summary>
+    public int Among { get; init; } = 1;
+
     /// <summary>Most requests that are served at once, each on a thread.</summary>
     public int Threads { get; init; } = 8;
 }
