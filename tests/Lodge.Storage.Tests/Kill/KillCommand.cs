@@ -74,7 +74,7 @@ public sealed record KillCommand(string Name, string Arguments)
         new("check -r leaks", "check -r leaks disk") { Prepare = folder => PrepareDamageAsync(folder, true), Verify = (folder, done) => VerifyCheckAsync(folder, done, true) },
         new("check -r all", "check -r all disk") { Prepare = folder => PrepareDamageAsync(folder, false), Verify = (folder, done) => VerifyCheckAsync(folder, done, false) },
         new("amend", "amend -o refcount_bits=64 disk") { Prepare = PrepareSnapshotAsync, Verify = VerifyAmendAsync },
-        new("amend -o compat", "amend -o compat=0.10 disk") { Prepare = PrepareSnapshotAsync, Verify = VerifyAmendAsync },
+        new("amend -o compat", "amend -o compat=0.10 disk") { Prepare = async folder => folder.Contents.Add(await folder.MakeAsync("disk", "qcow2", Length, "cluster_size=4k")), Verify = VerifyAmendAsync },
     ];
 
     private static KillCommand Convert(string format, string arguments, string verb = "convert", string? other = null, bool replaces = true) => new($"{verb} {other ?? arguments}", $"{verb} {other ?? "-f qcow2 " + arguments}")
