@@ -157,6 +157,57 @@ public sealed class Qcow2PowerCutTests
         }
     }
 
+    [Theory]
+    [MemberData(nameof(Options))]
+    public async Task AGrownOverlayNeverShowsMoreOfItsParent(string options)
+    {
+        if (options.Contains("preallocation"))
+        {
+            return;
+        }
+
+        var grown = 0;
+        for (var seed = 0; seed < 40; seed++)
+        {
+            var random = new Random(seed);
+            var files = new MemoryFiles();
+            await files.CreateAsync("parent", "qcow2", Length);
+            await using (var parent = await files.OpenAsync("parent", "qcow2"))
+            {
+                await parent.WriteAsync(0, Enumerable.Repeat((byte)0xAA, Length).ToArray());
+            }
+
+            var before = random.Next(1, 300) * 512;
+            await using var image = await Qcow2Cases.CreateAsync(files, "disk", before, options + ",backing_file=parent,backing_fmt=qcow2");
+            await files["disk"].FlushAsync();
+            files["disk"].FailAfter = options.Contains("0.10") ? seed * 8 : seed;
+            try
+            {
+                await image.SetLengthAsync(Length);
+            }
+            catch (DiskException failure) when (failure.Error == DiskError.NoSpace)
+            {
+            }
+
+            files["disk"].FailAfter = -1;
+            files.Files["disk"] = files["disk"].AfterPowerCut(random);
+            if (options.Contains("lazy"))
+            {
+                await using var repaired = await files.OpenAsync("disk", "qcow2");
+            }
+
+            await Qcow2Cases.CheckAsync(files, "disk", leaksAllowed: true, $"{options} seed {seed}");
+            await using var again = await files.OpenAsync("disk", "qcow2", readOnly: true);
+            Assert.True(again.Length == before || again.Length == Length);
+            grown += again.Length == Length ? 1 : 0;
+            var read = await again.ReadBytesAsync(0, (int)again.Length);
+            Assert.False(read.AsSpan(0, before).ContainsAnyExcept((byte)0xAA), $"{options} seed {seed}: the content has changed");
+            Assert.False(read.AsSpan(before).ContainsAnyExcept((byte)0), $"{options} seed {seed}: what was added shows the parent");
+        }
+
+        Assert.InRange(grown, 1, 39);
+    }
+
     private static async Task SurviveAsync(MemoryFile file, DiskModel model, Random random, string options, string what)
     {
         var survivor = new MemoryFiles();

@@ -350,14 +350,14 @@ internal sealed class Qcow2Header
             var type = BinaryPrimitives.ReadUInt32BigEndian(head[at..]);
             var length = BinaryPrimitives.ReadUInt32BigEndian(head[(at + 4)..]);
             at += 8;
-            if (type == 0)
-            {
-                return;
-            }
-
             if (length > end - at)
             {
                 throw Corrupt(name, $"the header extension {type:x8} of {length} bytes reaches beyond the header");
+            }
+
+            if (type == 0)
+            {
+                return;
             }
 
             if (!seen.Add(type))

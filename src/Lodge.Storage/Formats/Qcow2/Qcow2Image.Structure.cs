@@ -30,36 +30,40 @@ internal sealed partial class Qcow2Image
             await _metadata.Data.ResizeAsync(length, cancellation).ConfigureAwait(false);
         }
 
-        await RewriteAsync(
-            async rewrite =>
-            {
-                var needed = (int)Qcow2Creation.Entries(length, Header);
-                var (offset, size) = (Header.L1Offset, Header.L1Size);
-                if (needed > size)
-                {
-                    size = needed;
-                    var entries = new ulong[size];
-                    CopyL1(entries);
-                    offset = await rewrite.PlaceL1Async(entries, cancellation).ConfigureAwait(false);
-                    await rewrite.FreeAsync(Header.L1Offset, Header.L1Size * 8L, cancellation).ConfigureAwait(false);
-                }
+        if (length > before && BackingCovers(before))
+        {
+            // What is added reads as zeroes, also where the parent is longer, and does so before the disk is longer.
+            await WriteSizeAsync(length, before, cancellation).ConfigureAwait(false);
+            var end = Backing is null ? length : Math.Min(length, Backing.Length);
+            await ZeroAnywhereAsync(before, end - before, ZeroOptions.MayUnmap, cancellation).ConfigureAwait(false);
+            await FlushAsync(cancellation).ConfigureAwait(false);
+        }
 
-                return header => (header.L1Offset, header.L1Size, header.Size) = (offset, size, length);
-            },
-            cancellation).ConfigureAwait(false);
+        await WriteSizeAsync(length, length, cancellation).ConfigureAwait(false);
         if (Geometry.External && length < before)
         {
             await _metadata.Data.ResizeAsync(length, cancellation).ConfigureAwait(false);
         }
-
-        if (length > before && BackingCovers(before))
-        {
-            // What is added reads as zeroes, also where the parent is longer.
-            var end = Backing is null ? length : Math.Min(length, Backing.Length);
-            await WriteZeroesAsync(before, end - before, ZeroOptions.MayUnmap, cancellation).ConfigureAwait(false);
-            await FlushAsync(cancellation).ConfigureAwait(false);
-        }
     }
+
+    /// <summary>Gives the L1 table room for a disk of <paramref name="most"/> bytes, and the header the size <paramref name="length"/>.</summary>
+    private ValueTask WriteSizeAsync(long most, long length, CancellationToken cancellation) => RewriteAsync(
+        async rewrite =>
+        {
+            var needed = (int)Qcow2Creation.Entries(most, Header);
+            var (offset, size) = (Header.L1Offset, Header.L1Size);
+            if (needed > size)
+            {
+                size = needed;
+                var entries = new ulong[size];
+                CopyL1(entries);
+                offset = await rewrite.PlaceL1Async(entries, cancellation).ConfigureAwait(false);
+                await rewrite.FreeAsync(Header.L1Offset, Header.L1Size * 8L, cancellation).ConfigureAwait(false);
+            }
+
+            return header => (header.L1Offset, header.L1Size, header.Size) = (offset, size, length);
+        },
+        cancellation);
 
     public ValueTask SetBackingAsync(string? name, string? format, CancellationToken cancellation = default)
     {

@@ -9,14 +9,20 @@ internal sealed partial class Qcow2Image
         this.CheckWrite(offset, length);
         if (length > 0)
         {
-            var epoch = await _metadata.Requests.EnterAsync(cancellation).ConfigureAwait(false);
-            await LeaveAfterAsync(ChangeAsync(() => ZeroAsync(offset, length, options, cancellation), cancellation), epoch).ConfigureAwait(false);
+            await ZeroAnywhereAsync(offset, length, options, cancellation).ConfigureAwait(false);
         }
 
         if ((options & ZeroOptions.ForceUnitAccess) != 0)
         {
             await FlushAsync(cancellation).ConfigureAwait(false);
         }
+    }
+
+    /// <summary>Zeroes a range, which may lie behind the disk's end where the L1 table has room for it.</summary>
+    private async ValueTask ZeroAnywhereAsync(long offset, long length, ZeroOptions options, CancellationToken cancellation)
+    {
+        var epoch = await _metadata.Requests.EnterAsync(cancellation).ConfigureAwait(false);
+        await LeaveAfterAsync(ChangeAsync(() => ZeroAsync(offset, length, options, cancellation), cancellation), epoch).ConfigureAwait(false);
     }
 
     public async ValueTask DiscardAsync(long offset, long length, CancellationToken cancellation = default)
