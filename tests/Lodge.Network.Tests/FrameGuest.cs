@@ -109,6 +109,23 @@ internal sealed class FrameGuest
         return frame;
     }
 
+    /// <summary>A segment in answer to a connection's first one; lengths and checksum are missing.</summary>
+    public byte[] TcpReply(byte[] syn, uint acknowledge, uint sequence, byte flags)
+    {
+        byte[] frame = new byte[54];
+        TcpSyn().AsSpan(0, 34).CopyTo(frame);
+        Address.TryWriteBytes(frame.AsSpan(26), out _);
+        syn.AsSpan(12, 4).CopyTo(frame.AsSpan(30));
+        syn.AsSpan(22, 2).CopyTo(frame.AsSpan(34));
+        syn.AsSpan(20, 2).CopyTo(frame.AsSpan(36));
+        BinaryPrimitives.WriteUInt32BigEndian(frame.AsSpan(38), sequence);
+        BinaryPrimitives.WriteUInt32BigEndian(frame.AsSpan(42), BinaryPrimitives.ReadUInt32BigEndian(syn.AsSpan(24)) + acknowledge);
+        frame[46] = 0x50;
+        frame[47] = flags;
+        frame[48] = 0xFF;
+        return frame;
+    }
+
     /// <summary>The next IPv4 packet of a protocol; ARP requests for the guest are answered meanwhile.</summary>
     public byte[] WaitForIpv4(byte protocol, Func<byte[], bool>? wanted = null) =>
         Wait(f => BinaryPrimitives.ReadUInt16BigEndian(f.AsSpan(12)) == 0x0800 && f[23] == protocol && wanted?.Invoke(f[14..]) != false);

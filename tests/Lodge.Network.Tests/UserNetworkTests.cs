@@ -227,6 +227,8 @@ public sealed class UserNetworkTests : IDisposable
         {
             byte[] first = [.. frames[0]];
             first[18] = (byte)id;
+            first.AsSpan(24, 2).Clear();
+            BinaryPrimitives.WriteUInt16BigEndian(first.AsSpan(24), InternetChecksum.Compute(first.AsSpan(14, 20)));
             guest.Send(first, default);
         }
         guest.Dhcp();
@@ -294,6 +296,46 @@ public sealed class UserNetworkTests : IDisposable
         guest.Drain();
         guest.Dhcp();
     }
+
+    [Fact]
+    public void Random_segments_of_an_open_connection_do_no_harm()
+    {
+        int cases = int.TryParse(Environment.GetEnvironmentVariable("LODGE_FUZZ_CASES"), out int more) ? more : 30_000;
+        FrameGuest guest = Open(new UserNetworkOptions { Forwards = PortForward.Parse("0:80") });
+        Random random = new(11);
+        byte[] buffer = new byte[65562], host = new byte[65536];
+        for (int done = 0; done < cases;)
+        {
+            using Socket client = new(AddressFamily.InterNetwork, SocketType.Stream, ProtocolType.Tcp);
+            client.Connect(IPAddress.Loopback, guest.Link.Forwards[0].HostPort);
+            byte[] syn = guest.WaitForIpv4(6, p => p[33] == 2);
+            byte[] reply = guest.TcpReply(syn, acknowledge: 1, sequence: 5000, flags: 0x12);
+            guest.Send(reply, Segment);
+            client.Blocking = false;
+            for (int i = 0; i < 500; i++, done++)
+            {
+                byte[] frame = [.. guest.TcpReply(syn, acknowledge: 1, sequence: 5001, flags: (byte)(random.Next(3) == 0 ? random.Next(256) : 0x10)), .. new byte[random.Next(10) == 0 ? random.Next(60000) : random.Next(100)]];
+                random.NextBytes(frame.AsSpan(54));
+                for (int flips = random.Next(4); flips > 0; flips--)
+                {
+                    frame[random.Next(38, 54)] ^= (byte)(1 << random.Next(8)); // sequence, acknowledgement, header length, flags, window, urgent pointer
+                }
+                guest.Send(frame, Segment); // lengths and checksum are set on the way
+                if (random.Next(4) == 0)
+                {
+                    client.Send(host.AsSpan(0, random.Next(host.Length)), SocketFlags.None, out _);
+                    client.Receive(host, SocketFlags.None, out _);
+                }
+                while (guest.Link.TryReceive(buffer, out _) > 0)
+                {
+                }
+            }
+        }
+        guest.Drain();
+        guest.Dhcp();
+    }
+
+    private static FrameOffload Segment => new() { NeedsChecksum = true, Segmentation = FrameSegmentation.TcpV4, SegmentSize = 1460 };
 
     private static Socket Bound(ProtocolType protocol)
     {

@@ -20,12 +20,10 @@ internal static class GuestFrame
         {
             CompleteLong(frame);
         }
-        else if (offload.NeedsChecksum && offload.ChecksumStart + offload.ChecksumOffset + 2 <= frame.Length)
+        else if (offload.NeedsChecksum)
         {
-            // The field holds the pseudo header's sum, which is so part of the sum (virtio 1.2, 5.1.6.2).
-            Span<byte> field = frame[(offload.ChecksumStart + offload.ChecksumOffset)..];
-            ushort sum = (ushort)~InternetChecksum.Sum(frame[offload.ChecksumStart..]);
-            BinaryPrimitives.WriteUInt16BigEndian(field, sum == 0 ? (ushort)0xFFFF : sum);
+            // A field outside of the frame is nobody's: the stack finds the checksum wrong.
+            _ = InternetChecksum.TryComplete(frame, offload.ChecksumStart, offload.ChecksumOffset);
         }
     }
 
@@ -49,7 +47,7 @@ internal static class GuestFrame
                 }
                 BinaryPrimitives.WriteUInt16BigEndian(packet[2..], (ushort)packet.Length);
                 packet[10..12].Clear();
-                BinaryPrimitives.WriteUInt16BigEndian(packet[10..], (ushort)~InternetChecksum.Sum(packet[..header]));
+                BinaryPrimitives.WriteUInt16BigEndian(packet[10..], InternetChecksum.Compute(packet[..header]));
                 tcp = packet[header..];
                 pseudo = InternetChecksum.Sum(packet[12..20]);
                 break;
@@ -62,10 +60,8 @@ internal static class GuestFrame
                 return;
         }
         tcp[16..18].Clear();
-        uint sum = pseudo + Tcp + (uint)tcp.Length + InternetChecksum.Sum(tcp);
-        sum = (sum & 0xFFFF) + (sum >> 16);
-        sum = (sum & 0xFFFF) + (sum >> 16);
-        BinaryPrimitives.WriteUInt16BigEndian(tcp[16..], (ushort)~sum);
+        pseudo = InternetChecksum.Add(InternetChecksum.Add(pseudo, Tcp), (uint)tcp.Length);
+        BinaryPrimitives.WriteUInt16BigEndian(tcp[16..], (ushort)~InternetChecksum.Add(pseudo, InternetChecksum.Sum(tcp)));
     }
 
     /// <summary>Whether the frame may make the stack open a socket: everything of IP but TCP that goes on.</summary>

@@ -1,4 +1,5 @@
 using System.Buffers.Binary;
+using Lodge.Network.Packets;
 
 namespace Lodge.Network.User;
 
@@ -34,7 +35,7 @@ internal static class Ipv4Fragments
             BinaryPrimitives.WriteUInt16BigEndian(ip[2..], (ushort)(header + length));
             BinaryPrimitives.WriteUInt16BigEndian(ip[6..], (ushort)(((word & 0x1FFF) + (at >> 3)) | (more ? 0x2000 : 0)));
             ip[10..12].Clear();
-            BinaryPrimitives.WriteUInt16BigEndian(ip[10..], (ushort)~InternetChecksum.Sum(ip[..header]));
+            BinaryPrimitives.WriteUInt16BigEndian(ip[10..], InternetChecksum.Compute(ip[..header]));
             data.Slice(at, length).CopyTo(ip[header..]);
             taker(fragment[..(Ethernet + header + length)]);
         }

@@ -1,4 +1,5 @@
 using System.Buffers.Binary;
+using Lodge.Network.Packets;
 
 namespace Lodge.Network.User;
 
@@ -27,7 +28,7 @@ internal sealed class Ipv4Reassembly
         ushort word = BinaryPrimitives.ReadUInt16BigEndian(ip[6..]);
         int at = (word & OffsetMask) * 8;
         bool more = (word & MoreFragments) != 0;
-        if (ip[0] >> 4 != 4 || header < 20 || length <= 0 || header + length > ip.Length || (more && length % 8 != 0) || at + length > ushort.MaxValue - 60)
+        if (ip[0] >> 4 != 4 || header < 20 || length <= 0 || header + length > ip.Length || InternetChecksum.Sum(ip[..header]) != 0xFFFF || (more && length % 8 != 0) || at + length > ushort.MaxValue - 60)
         {
             return [];
         }
@@ -112,7 +113,7 @@ internal sealed class Ipv4Reassembly
             BinaryPrimitives.WriteUInt16BigEndian(ip[2..], (ushort)(20 + _end));
             ip[6..8].Clear();
             ip[10..12].Clear();
-            BinaryPrimitives.WriteUInt16BigEndian(ip[10..], (ushort)~InternetChecksum.Sum(ip[..20]));
+            BinaryPrimitives.WriteUInt16BigEndian(ip[10..], InternetChecksum.Compute(ip[..20]));
             _data.AsSpan(0, _end).CopyTo(ip[20..]);
             return frame;
         }

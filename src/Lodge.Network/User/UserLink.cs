@@ -28,7 +28,7 @@ public sealed class UserLink : ILink, IFrameSink
 
     // 1 while: the stack's thread sleeps; it waits for the guest to take frames; the card found no frame; the card's frame was refused.
     private int _stackSleeps, _stackFull, _cardEmpty, _cardRefused;
-    private long _toGuestFrames, _toGuestBytes, _toGuestDrops, _fromGuestFrames, _fromGuestBytes, _fromGuestDrops;
+    private long _overflows, _refusedSockets;
 
     internal UserLink(SlirpLibrary library, UserNetworkOptions options)
     {
@@ -71,23 +71,14 @@ public sealed class UserLink : ILink, IFrameSink
     /// <summary>The published ports, with the host's ports as they came to be.</summary>
     public IReadOnlyList<PortForward> Forwards { get; private set; } = [];
 
-    /// <summary>Frames that went to the guest.</summary>
-    public long FramesToGuest => Volatile.Read(ref _toGuestFrames);
-
-    /// <summary>Bytes that went to the guest.</summary>
-    public long BytesToGuest => Volatile.Read(ref _toGuestBytes);
+    /// <summary>What passed; what the guest sent and was too long is counted as dropped.</summary>
+    public LinkCounters Counters { get; } = new();
 
     /// <summary>Frames that were dropped because the guest did not take any.</summary>
-    public long DropsToGuest => Volatile.Read(ref _toGuestDrops);
+    public long DropsToGuest => Volatile.Read(ref _overflows);
 
-    /// <summary>Frames that came from the guest.</summary>
-    public long FramesFromGuest => Volatile.Read(ref _fromGuestFrames);
-
-    /// <summary>Bytes that came from the guest.</summary>
-    public long BytesFromGuest => Volatile.Read(ref _fromGuestBytes);
-
-    /// <summary>Frames of the guest that were dropped: too long, or more sockets than it may have.</summary>
-    public long DropsFromGuest => Volatile.Read(ref _fromGuestDrops);
+    /// <summary>Frames of the guest that were dropped because they might have opened more sockets than it may have.</summary>
+    public long RefusedSockets => Volatile.Read(ref _refusedSockets);
 
     /// <summary>Frames of the guest that the stack found malformed.</summary>
     public long ErrorsFromGuest { get; private set; }
@@ -117,7 +108,7 @@ public sealed class UserLink : ILink, IFrameSink
     {
         if (frame.Length is < Ethernet or > LongestFrame)
         {
-            _fromGuestDrops++;
+            Counters.SentDrop();
             return true;
         }
         Span<byte> place = _toStack.Reserve(frame.Length);
@@ -133,8 +124,7 @@ public sealed class UserLink : ILink, IFrameSink
         frame.CopyTo(place);
         GuestFrame.Complete(place, offload);
         _toStack.Commit(frame.Length);
-        _fromGuestFrames++;
-        _fromGuestBytes += frame.Length;
+        Counters.Sent(frame.Length);
         Signal(ref _stackSleeps);
         return true;
     }
@@ -168,8 +158,10 @@ public sealed class UserLink : ILink, IFrameSink
             }
             if (fits)
             {
+                Counters.Received(length);
                 return length;
             }
+            Counters.ReceivedDrop();
         }
     }
 
@@ -203,13 +195,11 @@ public sealed class UserLink : ILink, IFrameSink
         Span<byte> place = _toGuest.Reserve(frame.Length);
         if (place.IsEmpty)
         {
-            _toGuestDrops++;
+            Volatile.Write(ref _overflows, _overflows + 1);
             return;
         }
         frame.CopyTo(place);
         _toGuest.Commit(frame.Length);
-        _toGuestFrames++;
-        _toGuestBytes += frame.Length;
         WakeCard(ref _cardEmpty);
     }
 
@@ -253,7 +243,7 @@ public sealed class UserLink : ILink, IFrameSink
             left -= frame.Length;
             if (stack.Sockets > _options.MaximumSockets && GuestFrame.MayOpenSocket(frame))
             {
-                Interlocked.Increment(ref _fromGuestDrops);
+                Volatile.Write(ref _refusedSockets, _refusedSockets + 1);
             }
             else if (!Ipv4Reassembly.IsFragment(frame))
             {
