@@ -3,6 +3,7 @@ using System.Globalization;
 using Lodge.Engine.State;
 using Lodge.Machine.Devices.Virtio.Network;
 using Lodge.Machine.Tests.Harness;
+using Lodge.Machine.Pci;
 using Lodge.Machine.Virtio;
 using Lodge.Machine.Virtio.Transport;
 using Lodge.Network.Links;
@@ -29,7 +30,14 @@ public sealed class VirtioNetworkFuzzTests
         for (long done = 0; done < cases; seed++)
         {
             using var session = new Session(seed);
-            done += session.Run((int)Math.Min(CasesPerSession, cases - done));
+            try
+            {
+                done += session.Run((int)Math.Min(CasesPerSession, cases - done));
+            }
+            catch (TimeoutException e)
+            {
+                Assert.Fail($"seed {seed}: {e}");
+            }
         }
         long growth = GC.GetTotalMemory(forceFullCollection: true) - before;
         Assert.True(growth < 64 << 20, $"{growth} bytes more");
@@ -120,6 +128,10 @@ public sealed class VirtioNetworkFuzzTests
 
         private void SetUp()
         {
+            // A damaged state that was restored may have moved the BAR.
+            _machine.Config(PciRegisters.Command, 6, width: 2);
+            _machine.Config(0x20, (uint)_driver.Bar);
+            _machine.Config(0x24, (uint)(_driver.Bar >> 32));
             ulong features = ulong.MaxValue;
             if (_random.Next(2) == 0)
             {
