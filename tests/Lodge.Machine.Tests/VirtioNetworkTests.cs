@@ -298,15 +298,19 @@ public sealed class VirtioNetworkTests : IDisposable
         _guest.Ring(1).Add((at, 1 << 20, false), (at, 1 << 20, false));
         _guest.Send(NetworkGuest.Frame(1515));
         _guest.Send(NetworkGuest.Frame(1519, type: 0x8100));
-        for (int i = 0; i < 6; i++)
+        byte[] tagged = NetworkGuest.Frame(1522, type: 0x88A8);
+        (tagged[16], tagged[17]) = (0x81, 0);
+        _guest.Send([.. tagged, 0]);
+        for (int i = 0; i < 7; i++)
         {
             _guest.Ring(1).TakeUsed();
         }
-        Assert.Equal((0, 6), (Counters.SentFrames, Counters.SendErrors));
+        Assert.Equal((0, 7), (Counters.SentFrames, Counters.SendErrors));
         _guest.Send(NetworkGuest.Frame(1514));
         _guest.Send(NetworkGuest.Frame(1518, type: 0x8100));
+        _guest.Send(tagged);
         _guest.Send(NetworkGuest.Frame(65_550), NetworkGuest.Header(1, 4, 74, 1428, 54, 16));
-        Assert.Equal([1514, 1518, 65_550], new[] { _peer.Take().Frame.Length, _peer.Take().Frame.Length, _peer.Take().Frame.Length });
+        Assert.Equal([1514, 1518, 1522, 65_550], new[] { _peer.Take().Frame.Length, _peer.Take().Frame.Length, _peer.Take().Frame.Length, _peer.Take().Frame.Length });
     }
 
     [Fact]
@@ -384,6 +388,24 @@ public sealed class VirtioNetworkTests : IDisposable
     {
         SetUp(mtu: 9000);
         Assert.Equal(9000, BinaryPrimitives.ReadUInt16LittleEndian(_guest.Driver.DeviceConfig(10, 2)));
+    }
+
+    [Theory]
+    [InlineData(ulong.MaxValue, 1)]
+    [InlineData(VirtioFeatures.Version1, 0)]
+    public void NothingLongerThanTheMtuArrives(ulong features, int errors)
+    {
+        SetUp(features, mtu: 9000, change: c => c with { Mtu = 1400 });
+        _guest.Post(4096, 4);
+        _peer.Give(NetworkGuest.Frame(1415));
+        _peer.Give(NetworkGuest.Frame(1414));
+        _peer.Give(NetworkGuest.Frame(1418, type: 0x8100));
+        for (int i = errors; i < 2; i++)
+        {
+            Assert.InRange(_guest.Receive().Frame.Length, 1414, 1415 - errors);
+        }
+        Assert.Equal(1418, _guest.Receive().Frame.Length);
+        Assert.Equal(errors, Counters.ReceiveErrors);
     }
 
     [Theory]

@@ -94,7 +94,7 @@ public sealed partial class VirtioNetwork
             Counters.ReceiveDropped();
         }
         else if (length is < VirtioNetworkRegisters.EthernetHeader or > VirtioNetworkRegisters.MaximumFrame
-            || !VirtioNetworkHeader.IsAccepted(offload, _accepted, length))
+            || !VirtioNetworkHeader.IsAccepted(offload, _accepted, length) || IsTooLong(_received.AsSpan(VirtioNetworkHeader.Length, length), offload))
         {
             Counters.ReceiveFailed();
         }
@@ -108,6 +108,11 @@ public sealed partial class VirtioNetwork
         }
         return true;
     }
+
+    /// <summary>A driver that knows the MTU gets nothing longer (virtio 1.2, 5.1.4.1).</summary>
+    private bool IsTooLong(ReadOnlySpan<byte> frame, in FrameOffload offload) =>
+        offload.Segmentation == FrameSegmentation.None && Has(VirtioNetworkRegisters.FeatureMtu)
+        && frame.Length > Mtu + VirtioNetworkRegisters.EthernetHeader + VlanTags(frame);
 
     /// <summary>Delivers or drops the frame; false when it is held until there are more buffers.</summary>
     private bool Deliver(ref ulong touched)

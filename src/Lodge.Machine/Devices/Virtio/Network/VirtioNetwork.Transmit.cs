@@ -38,7 +38,7 @@ public sealed partial class VirtioNetwork
         chain.Read(_sent.AsSpan(0, VirtioNetworkHeader.Length + (int)length));
         ReadOnlySpan<byte> frame = _sent.AsSpan(VirtioNetworkHeader.Length, (int)length);
         if (!VirtioNetworkHeader.TryRead(_sent, DriverFeatures, frame.Length, out FrameOffload offload)
-            || (offload.Segmentation == FrameSegmentation.None && frame.Length > LongestFrame(frame)))
+            || (offload.Segmentation == FrameSegmentation.None && frame.Length > _link.MaximumFrame + VlanTags(frame)))
         {
             Counters.SendFailed();
             queue.Complete(chain);
@@ -99,6 +99,15 @@ public sealed partial class VirtioNetwork
         }
     }
 
-    private int LongestFrame(ReadOnlySpan<byte> frame) =>
-        _link.MaximumFrame + (BinaryPrimitives.ReadUInt16BigEndian(frame[12..]) is TypeVlan or TypeServiceVlan ? VlanTag : 0);
+    /// <summary>Bytes that a frame has more than its MTU and Ethernet header because of VLAN tags, at most two (IEEE 802.1ad).</summary>
+    private static int VlanTags(ReadOnlySpan<byte> frame)
+    {
+        int length = 0;
+        while (length < 2 * VlanTag && frame.Length >= length + 18
+            && BinaryPrimitives.ReadUInt16BigEndian(frame[(12 + length)..]) is TypeVlan or TypeServiceVlan)
+        {
+            length += VlanTag;
+        }
+        return length;
+    }
 }

@@ -118,8 +118,7 @@ public sealed partial class VirtioNetwork : VirtioDevice
         int status = (LinkUp ? VirtioNetworkRegisters.StatusLinkUp : 0) | (_announce ? VirtioNetworkRegisters.StatusAnnounce : 0);
         BinaryPrimitives.WriteUInt16LittleEndian(destination[VirtioNetworkRegisters.Status..], (ushort)status);
         BinaryPrimitives.WriteUInt16LittleEndian(destination[VirtioNetworkRegisters.MaximumPairs..], (ushort)_maximumPairs);
-        int mtu = Math.Clamp(_configuration.Mtu ?? _link.MaximumFrame - VirtioNetworkRegisters.EthernetHeader, 68, ushort.MaxValue);
-        BinaryPrimitives.WriteUInt16LittleEndian(destination[VirtioNetworkRegisters.Mtu..], (ushort)mtu);
+        BinaryPrimitives.WriteUInt16LittleEndian(destination[VirtioNetworkRegisters.Mtu..], (ushort)Mtu);
         if (_configuration.SpeedMegabits is { } speed)
         {
             BinaryPrimitives.WriteUInt32LittleEndian(destination[VirtioNetworkRegisters.Speed..], Math.Min(speed, int.MaxValue));
@@ -292,6 +291,9 @@ public sealed partial class VirtioNetwork : VirtioDevice
         _frameOffload = state.FrameOffload;
         _frameSince = Environment.TickCount64;
     }
+
+    /// <summary>Largest MTU, as the driver is told.</summary>
+    private int Mtu => Math.Clamp(_configuration.Mtu ?? _link.MaximumFrame - VirtioNetworkRegisters.EthernetHeader, 68, ushort.MaxValue);
 
     private int ControlQueue => !Has(VirtioNetworkRegisters.FeatureControlQueue) ? -1 : Has(VirtioNetworkRegisters.FeatureMultiQueue) ? 2 * _maximumPairs : 2;
 
