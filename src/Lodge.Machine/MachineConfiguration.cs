@@ -34,6 +34,9 @@ public sealed record MachineConfiguration
     /// <summary>First port of the debug exit device; null: there is none.</summary>
     public ushort? DebugExitPort { get; init; }
 
+    /// <summary>OEM strings of the SMBIOS tables, which software in the guest reads (systemd's credentials, for example). At most 255.</summary>
+    public IReadOnlyList<string> OemStrings { get; init; } = [];
+
     /// <summary>Whether a reset by the guest boots it again; otherwise it ends the run.</summary>
     public bool RestartOnReset { get; init; }
 

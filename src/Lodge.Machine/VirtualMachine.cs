@@ -36,6 +36,8 @@ public enum MachineRunState
 /// </remarks>
 public sealed class VirtualMachine : IDebugTarget, IDisposable
 {
+    private const int MaximumOemStrings = 8192;
+
     private readonly Lock _lifecycle = new();
     private readonly object _requestGate = new();
     private readonly MachineConfiguration _configuration;
@@ -56,6 +58,10 @@ public sealed class VirtualMachine : IDebugTarget, IDisposable
         if (configuration.ProcessorCount is < 1 or > 255)
         {
             throw new ArgumentException($"{configuration.ProcessorCount} processors: 1 to 255 are possible", nameof(configuration));
+        }
+        if (configuration.OemStrings.Count > byte.MaxValue || configuration.OemStrings.Sum(static s => s.Length + 1) > MaximumOemStrings)
+        {
+            throw new ArgumentException($"{configuration.OemStrings.Count} strings for the guest are too many or too long; {MaximumOemStrings} characters are possible", nameof(configuration));
         }
         _configuration = configuration;
         Memory = new GuestMemory(configuration.MemorySize);
@@ -299,7 +305,7 @@ public sealed class VirtualMachine : IDebugTarget, IDisposable
     private void PowerOn()
     {
         AcpiTables.Write(Memory, Chipset.Acpi);
-        ManagementTables.Write(Memory, _configuration.ProcessorCount);
+        ManagementTables.Write(Memory, _configuration.ProcessorCount, _configuration.OemStrings);
         foreach (VirtualProcessor processor in Partition.Processors)
         {
             ProcessorState state = processor.GetState();

@@ -146,7 +146,7 @@ public class AcpiTablesTests
     public void Smbios_structures_can_be_walked_to_their_end()
     {
         using var memory = new GuestMemory(32UL << 20);
-        ManagementTables.Write(memory, 4);
+        ManagementTables.Write(memory, 4, ["one", "two"]);
         byte[] entry = new byte[24];
         memory.TryRead(0xF_0000, entry);
         Assert.Equal("_SM3_", Encoding.ASCII.GetString(entry, 0, 5));
@@ -171,7 +171,7 @@ public class AcpiTablesTests
             at += 2;
         }
         Assert.Equal(table.Length, at);
-        Assert.Equal(new Dictionary<byte, byte> { [0] = 0x18, [1] = 0x1B, [3] = 0x16, [4] = 0x30, [16] = 0x17, [17] = 0x28, [19] = 0x1F, [127] = 4 }, lengths);
+        Assert.Equal(new Dictionary<byte, byte> { [0] = 0x18, [1] = 0x1B, [3] = 0x16, [4] = 0x30, [11] = 5, [16] = 0x17, [17] = 0x28, [19] = 0x1F, [127] = 4 }, lengths);
     }
 
     [Fact]

@@ -84,7 +84,10 @@ internal static class DebianSystem
         // Seldom more than one round: only when a module needs one that is not in the first list.
         HashSet<string> wanted = [
             .. SystemImage.WantedModules, "virtio", "virtio_ring", "virtio_pci_modern_dev", "virtio_pci_legacy_dev", "pvpanic",
-            .. SystemImage.DiskModules, .. SystemImage.NetworkModules, "scsi_common", "scsi_mod", "cdrom", "net_failover", "failover", .. SystemImage.ShareModules, "fuse"];
+            .. SystemImage.DiskModules, "scsi_common", "scsi_mod", "cdrom",
+            .. SystemImage.NetworkModules, "net_failover", "failover",
+            .. SystemImage.ShareModules, "fuse",
+            .. SystemImage.SocketModules, "vmw_vsock_virtio_transport_common", "vsock"];
         for (int round = 0; round < 4 && wanted.Count != 0; round++)
         {
             foreach (string deb in debs)
@@ -109,7 +112,7 @@ internal static class DebianSystem
         {
             throw new LodgeException($"package file '{Path.GetFileName(debs[0])}' holds no kernel (boot/vmlinuz-*)");
         }
-        return (release, kernel, KernelModule.Order(modules, [.. SystemImage.WantedModules, .. SystemImage.DiskModules, .. SystemImage.NetworkModules, .. SystemImage.ShareModules]));
+        return (release, kernel, KernelModule.Order(modules, SystemImage.AllModules));
     }
 
     /// <summary>The module's name when a path is a module's, compressed or not.</summary>

@@ -1,4 +1,5 @@
 using System.Globalization;
+using System.Text;
 using System.Numerics;
 using System.Runtime.InteropServices;
 using Lodge.Cli.Console;
@@ -57,8 +58,9 @@ internal sealed class SystemCache(string directory)
         }
     }
 
-    /// <summary>The version of the scripts, so that another version of Lodge makes a system of its own.</summary>
-    private static string ScriptVersion => Checksum([.. SystemImage.Script(), .. SystemImage.DhcpScript()]).ToString("x8", CultureInfo.InvariantCulture);
+    /// <summary>The version of the scripts and of the list of modules, so that another version of Lodge makes a system of its own.</summary>
+    private static string ScriptVersion =>
+        Checksum([.. SystemImage.Script(), .. SystemImage.DhcpScript(), .. Encoding.ASCII.GetBytes(string.Join(' ', SystemImage.AllModules))]).ToString("x8", CultureInfo.InvariantCulture);
 
     private SystemFiles? Current()
     {

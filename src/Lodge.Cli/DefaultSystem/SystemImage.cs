@@ -15,6 +15,12 @@ internal static class SystemImage
     /// <summary>Modules that are loaded only when a machine has a shared folder.</summary>
     public static IReadOnlyList<string> ShareModules { get; } = ["virtiofs"];
 
+    /// <summary>Modules that are loaded only when a machine has a socket device.</summary>
+    public static IReadOnlyList<string> SocketModules { get; } = ["vmw_vsock_virtio_transport"];
+
+    /// <summary>All modules of the system besides those that they need.</summary>
+    public static IEnumerable<string> AllModules => [.. WantedModules, .. DiskModules, .. NetworkModules, .. ShareModules, .. SocketModules];
+
     /// <summary>The script that sets the system up and runs the command.</summary>
     public static byte[] Script() => Resource("main.sh");
 

@@ -103,6 +103,11 @@ internal static class RunCommand
             AllowMultipleArgumentsPerToken = false,
             CustomParser = result => GuardAll(result, ShareOption.Parse),
         };
+        Option<VsockOption?> vsock = Parsed<VsockOption?>(
+            "--vsock",
+            "Sockets (AF_VSOCK) between guest and host: connect to PATH and send 'CONNECT PORT' to reach the guest; the guest reaches port N of CID 2 at PATH_N [default CID: 3]",
+            "PATH[,cid=N]",
+            VsockOption.Parse);
         Option<EndPoint?> gdb = Parsed<EndPoint?>("--gdb", "Wait for gdb here before the first instruction, for example :1234 or ./gdb.socket", "[ADDRESS]:PORT|PATH", RunOptions.ParseGdb);
         Option<ushort?> debugExit = new("--debug-exit")
         {
@@ -126,12 +131,13 @@ internal static class RunCommand
             "NAME=FILE[,NAME=FILE...]|on|off",
             CloudInitOption.Parse);
 
-        Command command = new("run", About) { image, keep, cloudInit, kernel, initrd, append, memory, processors, cpu, disk, cdrom, net, publish, allow, deny, capture, share, engine, name, gdb, debugExit, timeout, trace, verbose };
+        Command command = new("run", About) { image, keep, cloudInit, kernel, initrd, append, memory, processors, cpu, disk, cdrom, net, publish, allow, deny, capture, share, vsock, engine, name, gdb, debugExit, timeout, trace, verbose };
         command.Add(new HelpOption { Action = new ManualAction() });
         command.SetAction(parsed => run(new RunOptions
         {
             Image = Checked(parsed.GetValue(image), parsed.GetValue(kernel), parsed.GetValue(initrd), parsed.GetValue(keep), parsed.GetResult(name) is not null),
             Keep = parsed.GetValue(keep),
+            Vsock = parsed.GetValue(vsock),
             CloudInit = Checked(parsed.GetValue(cloudInit), parsed.GetValue(image), parsed.GetValue(kernel)),
             MemoryGiven = parsed.GetResult(memory) is not null,
             Kernel = parsed.GetValue(kernel),

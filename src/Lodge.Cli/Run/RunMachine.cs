@@ -20,7 +20,7 @@ internal static class RunMachine
 
     /// <summary>Makes it.</summary>
     /// <exception cref="LodgeException">The kernel cannot be loaded, or the host refuses.</exception>
-    public static VirtualMachine Create(RunOptions options, RunPlan plan, RunConsole console, RunDisks disks, RunNetworks networks, RunShares shares)
+    public static VirtualMachine Create(RunOptions options, RunPlan plan, RunConsole console, RunDisks disks, RunNetworks networks, RunShares shares, RunVsock sockets)
     {
         IEngine engine = new TranslationEngine(); // the only one so far, so also what "auto" means
         MachineConfiguration configuration = new()
@@ -32,12 +32,14 @@ internal static class RunMachine
             SerialPorts = [console.Serial],
             CmosPath = options.Named && StateFolder.Of(options.Name) is { } state ? Path.Combine(state, "cmos") : null,
             DebugExitPort = options.DebugExitPort,
+            OemStrings = sockets.OemStrings,
             AddDevices = chipset =>
             {
                 AddDevices(chipset, console);
                 disks.AddDevices(chipset, options.Processors);
                 networks.AddDevices(chipset, options.Processors);
                 shares.AddDevices(chipset, options.Processors);
+                sockets.AddDevices(chipset);
             },
         };
         try

@@ -42,6 +42,9 @@ internal sealed record RunOptions
     /// <summary>MAC addresses of the machine's network cards in their order, as <c>52:54:00:12:34:56</c>: a cloud-init seed configures them.</summary>
     public IReadOnlyList<string> CardAddresses { get; init; } = [];
 
+    /// <summary>Socket of the host for the guest's vsock, or null.</summary>
+    public VsockOption? Vsock { get; init; }
+
     /// <summary>Whether the size of memory was given.</summary>
     public bool MemoryGiven { get; init; }
 

@@ -84,7 +84,7 @@ internal sealed record RunPlan(
             return ImagePlan.Create(options, ImagePlan.Find(image), mode, interactive, mark, terminal, command);
         }
         SystemFiles files = SystemCache.ForUser().Get(DebianSystem.Make);
-        byte[] second = CommandImage.Build(mode, options.Name, terminal, mark, command, DiskNeeds.Of(options.Disks), NetworkNeeds.Of(options.Networks ?? []), RunShares.Mounts(options.Shares));
+        byte[] second = CommandImage.Build(mode, options.Name, terminal, mark, command, Needs(options), NetworkNeeds.Of(options.Networks ?? []), RunShares.Mounts(options.Shares));
         string commandLine = options.Verbose ? "console=ttyS0 panic=-1" : "console=ttyS0 quiet panic=-1";
         return new RunPlan(
             BootSource.FromFile(files.Kernel),
@@ -93,5 +93,11 @@ internal sealed record RunPlan(
             mode,
             interactive,
             Encoding.ASCII.GetBytes(mark));
+    }
+
+    private static DiskNeeds Needs(RunOptions options)
+    {
+        DiskNeeds needs = DiskNeeds.Of(options.Disks);
+        return options.Vsock is null ? needs : needs with { Modules = [.. needs.Modules, .. SystemImage.SocketModules] };
     }
 }

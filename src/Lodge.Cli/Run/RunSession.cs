@@ -32,7 +32,12 @@ internal static class RunSession
             using RunDisks disks = RunDisks.Open(plan.SystemDisk, options.Disks, plan.Seed);
             using RunShares shares = RunShares.Open(options.Shares, options.Memory);
             using RunNetworks networks = RunNetworks.Open(cards, options.Name);
-            using VirtualMachine machine = RunMachine.Create(options, plan, console, disks, networks, shares);
+            using RunVsock sockets = RunVsock.Open(options.Vsock, notifies: plan.SystemDisk is not null);
+            if (options.Verbose)
+            {
+                sockets.SystemUp += time => HostFile.Error(string.Create(CultureInfo.InvariantCulture, $"lodge: the guest's system is up after {time.TotalSeconds:f1} s"));
+            }
+            using VirtualMachine machine = RunMachine.Create(options, plan, console, disks, networks, shares, sockets);
             machine.Completion.ContinueWith(_ => end.Finish(console.CommandStatus ?? ExitStatus.PowerOff, null), TaskScheduler.Default);
             using GdbServer? debugger = options.Gdb is { } address ? Listen(machine, address) : null;
             if (debugger is null)

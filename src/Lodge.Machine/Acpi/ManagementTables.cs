@@ -14,7 +14,10 @@ public static class ManagementTables
     private const ushort NoErrorInformation = 0xFFFE;
 
     /// <summary>Writes entry points and structures.</summary>
-    public static void Write(GuestMemory memory, int processorCount)
+    /// <param name="memory">Guest RAM.</param>
+    /// <param name="processorCount">Processors.</param>
+    /// <param name="oemStrings">Strings for the guest's software (type 11), for example systemd's credentials; at most 255.</param>
+    public static void Write(GuestMemory memory, int processorCount, IReadOnlyList<string> oemStrings)
     {
         var table = new List<byte>();
         int count = 0;
@@ -33,6 +36,10 @@ public static class ManagementTables
             .UInt8(0).UInt16(0).UInt16(0).UInt16(0).UInt8(0x41).UInt8(1).UInt16(NoHandle).UInt16(NoHandle).UInt16(NoHandle)
             .String(0).String(0).String(0).UInt8(Math.Min(cores, 255)).UInt8(Math.Min(cores, 255)).UInt8(Math.Min(cores, 255))
             .UInt16(4).UInt16(2).UInt16(cores).UInt16(cores).UInt16(cores)); // 64-bit capable; family unknown
+        if (oemStrings.Count != 0)
+        {
+            Add(11, 0xB00, [.. oemStrings], s => s.UInt8(oemStrings.Count));
+        }
         ulong size = memory.Size;
         Add(16, 0x1000, [], s => s.UInt8(1).UInt8(3).UInt8(3)
             .UInt32(size < 1UL << 41 ? (uint)(size >> 10) : 0x8000_0000).UInt16(NoErrorInformation).UInt16(1)
