@@ -39,7 +39,7 @@ internal static class CommandImage
         Assign(run, "mode", mode.ToString().ToLowerInvariant());
         Assign(run, "name", hostName);
         Assign(run, "mark", endMark);
-        if (disks is { Count: not 0 })
+        if (disks is { Count: not 0 } or { Modules.Count: not 0 })
         {
             Assign(run, "disks", disks.Count.ToString(System.Globalization.CultureInfo.InvariantCulture));
             Assign(run, "disk_modules", string.Join(' ', disks.Modules));
