@@ -17,7 +17,7 @@ internal sealed record VsockOption(string Path, uint Cid)
     /// <exception cref="FormatException">It is not understood; the message says what to write instead.</exception>
     public static VsockOption Parse(string text)
     {
-        IReadOnlyList<string> parts = DiskOption.Split(text);
+        IReadOnlyList<string> parts = OptionWords.Split(text);
         string path = parts[0].StartsWith("socket=", StringComparison.Ordinal) ? parts[0]["socket=".Length..] : parts[0];
         if (Encoding.UTF8.GetByteCount(path) is 0 or > LongestPath || path.Contains('\0'))
         {

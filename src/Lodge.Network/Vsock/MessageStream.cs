@@ -14,7 +14,7 @@ public sealed class MessageStream(int limit, Action<ReadOnlyMemory<byte>> receiv
     public ReadOnlySpan<byte> Input => [];
 
     /// <inheritdoc/>
-    public bool InputEnded => false;
+    public bool InputEnded => _ended;       // the answer to its end is ours: systemd waits for it
 
     /// <inheritdoc/>
     public int OutputCapacity => 64 << 10;
