@@ -45,7 +45,7 @@ public sealed class DebianBuilder(Action<string> step)
         string work = Path.Combine(folder, "work");
         Directory.CreateDirectory(work);
         string overlay = Path.Combine(work, "overlay.tar");
-        WriteOverlay(overlay);
+        WriteOverlay(overlay, options.CloudInit);
         string tree = Path.Combine(work, "root.tar");
         step($"Installing the packages of Debian {options.Suite}");
         Install(options, overlay, tree, work, root);
@@ -93,7 +93,7 @@ public sealed class DebianBuilder(Action<string> step)
         packages.AddRange(options.Suite is "bullseye" or "oldoldstable" ? [] : ["systemd-resolved", "systemd-timesyncd"]);
         if (options.CloudInit)
         {
-            packages.Add("cloud-init");
+            packages.AddRange(["cloud-init", "openssh-client"]); // it makes SSH host keys whether or not there is a server
         }
         List<string> arguments =
         [
@@ -168,7 +168,7 @@ public sealed class DebianBuilder(Action<string> step)
     }
 
     /// <summary>The files that Lodge adds, as a tar archive.</summary>
-    private static void WriteOverlay(string path)
+    private static void WriteOverlay(string path, bool cloudInit)
     {
         using TarWriter tar = new(File.Create(path), TarEntryFormat.Pax, leaveOpen: false);
         foreach (GuestFile file in (IEnumerable<GuestFile>)[.. GuestFiles.Command, .. GuestFiles.Login, .. GuestFiles.Network])
@@ -177,6 +177,11 @@ public sealed class DebianBuilder(Action<string> step)
         }
         Add(tar, "etc/fstab", Text("LABEL=root / ext4 defaults,x-systemd.growfs 0 1\n"), false);
         Add(tar, "etc/issue", Text("Debian GNU/Linux \\n \\l (log in as root; there is no password)\n\n"), false);
+        if (cloudInit)
+        {
+            // No other locale is generated; an RSA key takes long to find and few need it.
+            Add(tar, "etc/cloud/cloud.cfg.d/90_lodge.cfg", Text("locale: C.UTF-8\nssh_genkeytypes: [ed25519, ecdsa]\n"), false);
+        }
         Add(tar, "etc/modules-load.d/lodge.conf", Text("virtio_console\nvirtio_rng\nvirtio_balloon\n"), false);
     }
 
