@@ -22,11 +22,12 @@ public sealed partial class DebianTests
         until ip -6 -o address show scope site | grep -q 'fec0::' && ! ip -6 -o address show tentative | grep -q fec0; do sleep 0.1; done
         bash -c "exec 3<>/dev/tcp/fec0::2/$port; echo from the guest >&3; read -r line <&3; echo \"ipv6 \$line\""
         cat >/tmp/echo.pl <<'END'
-        use Socket;
-        socket(my $t, PF_INET, SOCK_STREAM, 0) && setsockopt($t, SOL_SOCKET, SO_REUSEADDR, 1) && bind($t, sockaddr_in(80, INADDR_ANY)) && listen($t, 5) or die "tcp: $!";
-        socket(my $u, PF_INET, SOCK_DGRAM, 0) && bind($u, sockaddr_in(53000, INADDR_ANY)) or die "udp: $!";
+        use Socket; my ($t, $u);
+        socket($t, PF_INET, SOCK_STREAM, 0) && setsockopt($t, SOL_SOCKET, SO_REUSEADDR, 1) && bind($t, sockaddr_in(80, INADDR_ANY)) && listen($t, 5) or die "tcp: $!";
+        socket($u, PF_INET, SOCK_DGRAM, 0) && bind($u, sockaddr_in(53000, INADDR_ANY)) or die "udp: $!";
         $| = 1; print "listening\n";
-        accept(my $c, $t) or die; sysread($c, my $x, 100); syswrite($c, "tcp $x"); close($c);
+        accept(my $c, $t) or die;
+        sysread($c, my $x, 100); syswrite($c, "tcp $x"); close($c);
         my $from = recv($u, my $y, 100, 0); send($u, "udp $y", 0, $from);
         END
         perl /tmp/echo.pl

@@ -164,10 +164,12 @@ public sealed class UserNetworkTests : IDisposable
         Assert.False(server.Poll(TimeSpan.FromMilliseconds(50), SelectMode.SelectRead));
     }
 
-    [Fact]
-    public void A_datagram_longer_than_what_every_guest_takes_comes_in_fragments()
+    [Theory]
+    [InlineData(1500)]
+    [InlineData(UserNetworkOptions.MaximumMtu)]
+    public void A_datagram_longer_than_what_every_guest_takes_comes_in_fragments(int mtu)
     {
-        FrameGuest guest = Open();
+        FrameGuest guest = Open(new UserNetworkOptions { Mtu = mtu });
         using Socket server = Bound(ProtocolType.Udp);
         guest.SendUdp(IPAddress.Parse("10.0.2.2"), 4000, Port(server), "give"u8);
         EndPoint from = new IPEndPoint(IPAddress.Any, 0);

@@ -68,10 +68,7 @@ internal sealed record NetworkOption
     public bool LinkUp { get; init; } = true;
 
     /// <summary>Set-up of a user network; its host name and address of the guest's card are not filled in.</summary>
-    public UserNetworkOptions User { get; init; } = new() { Mtu = DefaultUserMtu };
-
-    /// <summary>MTU of a user network when none is given; see docs/networks.md for what was measured.</summary>
-    public const int DefaultUserMtu = UserNetworkOptions.MaximumMtu;
+    public UserNetworkOptions User { get; init; } = new();
 
     /// <summary>A user network with the defaults.</summary>
     public static NetworkOption DefaultUser { get; } = new() { Kind = NetworkKind.User };

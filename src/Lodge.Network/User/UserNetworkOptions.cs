@@ -17,8 +17,11 @@ public sealed record UserNetworkOptions
     /// <summary>The IPv6 network, of 64 bits, or null for none. The host is its address 2, the name server 3; guests make their own.</summary>
     public IPNetwork? Network6 { get; init; } = new(IPAddress.Parse("fec0::"), 64);
 
-    /// <summary>MTU of the network in bytes, 1280 to <see cref="MaximumMtu"/>.</summary>
-    public int Mtu { get; init; } = MaximumMtu;
+    /// <summary>
+    /// MTU of the network in bytes, 1280 to <see cref="MaximumMtu"/>. The guest's long segments are taken whole whatever it is, and short ones to the guest are merged on their way, so a large one gains
+    /// little; above 16000 or so libslirp's window of 64 KiB holds too few segments and what the guest sends stalls.
+    /// </summary>
+    public int Mtu { get; init; } = 1500;
 
     /// <summary>Name that the DHCP server gives to the guest, or null.</summary>
     public string? HostName { get; init; }
