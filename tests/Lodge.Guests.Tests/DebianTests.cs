@@ -14,7 +14,7 @@ public sealed class DebianImage : IDisposable
             Missing = "mmdebstrap is missing: install the package mmdebstrap";
             return;
         }
-        (int status, string output, Error) = Run("image", "build", "debian", "--package", "fio", "--cloud-init");
+        (int status, string output, Error) = Run("image", "build", "debian", "--package", "fio", "--package", "stress-ng", "--cloud-init");
         Assert.True(status == 0, $"the image was not built: {Error}");
         Assert.Equal("debian:trixie\n", output);
         string built = Path.Combine(_data, "lodge", "images", "debian", "trixie"), site = Path.Combine(_data, "site");
