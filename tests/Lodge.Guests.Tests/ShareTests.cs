@@ -29,7 +29,7 @@ public sealed class ShareTests : IDisposable
     public void Changes_of_either_side_are_seen_by_the_other()
     {
         File.WriteAllText(Path.Combine(_folder, "data"), "old");
-        // The guest asks, and this side changes what the guest has cached.
+        // The guest asks, and this side changes what the guest has cached, which it believes for a second.
         using FileSystemWatcher watcher = new(_folder, "ready");
         watcher.Created += (_, _) =>
         {
@@ -39,7 +39,7 @@ public sealed class ShareTests : IDisposable
         watcher.EnableRaisingEvents = true;
         (int status, string output, string error) = LodgeProcess.Run([
             "run", "--net", "none", "--share", $"{_folder}:/srv/host", "--", "sh", "-c",
-            "cd /srv/host; cat data; : >ready; until [ -e go ]; do sleep 0.1; done; cat data; echo back >answer"]);
+            "cd /srv/host; cat data; : >ready; until [ -e go ]; do sleep 0.1; done; sleep 1.1; cat data; echo back >answer"]);
         Assert.Equal((0, "oldnewer"), (status, output));
         Assert.Equal("back\n", File.ReadAllText(Path.Combine(_folder, "answer")));
         Assert.DoesNotContain("cannot", error, StringComparison.Ordinal);
@@ -53,7 +53,7 @@ public sealed class ShareTests : IDisposable
             "run", "--net", "none", "--share", $"{_folder}:/work", "--", "sh", "-c", """
                 cp /bin/busybox /work/one
                 for i in 1 2 3 4 5 6; do
-                    cp /work/one /work/tool && echo 3 >/proc/sys/vm/drop_caches && /work/tool echo run $i && rm /work/tool || exit 1
+                    cp /work/one /work/busybox && echo 3 >/proc/sys/vm/drop_caches && /work/busybox echo run $i && rm /work/busybox || exit 1
                 done
                 """]);
         Assert.Equal((0, "run 1\nrun 2\nrun 3\nrun 4\nrun 5\nrun 6\n"), (status, output));

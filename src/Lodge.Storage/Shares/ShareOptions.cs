@@ -3,7 +3,7 @@ namespace Lodge.Storage.Shares;
 /// <summary>How long a guest may believe what it knows of a shared folder.</summary>
 public enum ShareCache
 {
-    /// <summary>A second; an opened file is never older than its opening.</summary>
+    /// <summary>Names and attributes for a second; content until the file is opened again after it was changed.</summary>
     Auto,
 
     /// <summary>Not at all: every look-up asks the host.</summary>
