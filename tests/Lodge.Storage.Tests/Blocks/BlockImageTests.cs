@@ -110,6 +110,31 @@ public sealed class BlockImageTests
         await BlockCases.CheckAsync(again, format);
     }
 
+    [Theory]
+    [InlineData("vpc", "force_size=on,block_size=512k")]
+    [InlineData("vhdx", "block_size=1M")]
+    [InlineData("vdi", "")]
+    public async Task ADiskThatWasCutGrowsAgain(string format, string options)
+    {
+        var files = new MemoryFiles();
+        await files.CreateAsync("image", format, 8 << 20, BlockCases.Options(options));
+        await using var image = await files.OpenAsync("image", format);
+        await image.WriteAsync(0, Enumerable.Repeat((byte)5, 8 << 20).ToArray());
+        foreach (var size in new[] { 2 << 20, 3 << 20, 8 << 20, 1 << 20, 6 << 20 })
+        {
+            await image.SetLengthAsync(size);
+            await image.WriteAsync(size - 512, Enumerable.Repeat((byte)6, 512).ToArray());
+            await image.FlushAsync();
+        }
+
+        var expected = new byte[6 << 20];
+        expected.AsSpan(0, 1 << 20).Fill(5);
+        expected.AsSpan((1 << 20) - 512, 512).Fill(6);
+        expected.AsSpan((6 << 20) - 512).Fill(6);
+        Assert.True(BlockCases.Same(expected, await image.ReadBytesAsync(0, 6 << 20)));
+        await BlockCases.CheckAsync(image, format, leaks: false);
+    }
+
     [Fact]
     public async Task TheLogOfVhdxIsReplayedInMemoryAndInTheFile()
     {

@@ -32,6 +32,9 @@ public sealed record KillCase(string Name, string Format, string Options = "")
     /// <summary>Whether qemu-img can check it, and how the check is to be told the file.</summary>
     public bool QemuChecks { get; init; } = true;
 
+    /// <summary>Whether a killed writer may leave a header that counts one block too many: of a VDI whose map is longer than a page.</summary>
+    public bool MayOvercount => Format == "vdi" && Length > 896 << 20;
+
     /// <summary>Whether refcounts may be behind until it is opened for writing (the dirty bit tells).</summary>
     public bool Lazy => Options.Contains("lazy", StringComparison.Ordinal);
 

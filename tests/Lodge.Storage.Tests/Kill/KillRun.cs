@@ -1,4 +1,5 @@
 using System.Diagnostics;
+using System.Text.RegularExpressions;
 using Lodge.Storage.Disks;
 using Lodge.Storage.Files;
 using Lodge.Storage.Formats;
@@ -17,6 +18,7 @@ public sealed record KillResult(int Completed, int Flushes, bool Leaks, string? 
 public sealed class KillRun(KillCase kind, int seed)
 {
     private static readonly string Program = Path.Combine(AppContext.BaseDirectory, "Lodge.Storage.Tests");
+    private const int LongestMilliseconds = 3000;
     private readonly Random _random = new(seed);
     private string _image = "";
 
@@ -93,8 +95,8 @@ public sealed class KillRun(KillCase kind, int seed)
         using var received = new MemoryStream();
         var pipe = process.StandardOutput.BaseStream;
 
-        // So many messages, or so much time after the first; and then a moment.
-        var most = KillRecord.Size * (int)double.Exp2(1 + (_random.NextDouble() * 12));
+        // So many messages, and then a moment; time only bounds it.
+        var most = KillRecord.Size * (int)double.Exp2(1 + (_random.NextDouble() * 11.5));
         using var timeout = new CancellationTokenSource();
         try
         {
@@ -108,7 +110,7 @@ public sealed class KillRun(KillCase kind, int seed)
 
                 if (received.Length == 0)
                 {
-                    timeout.CancelAfter((int)double.Exp2(4 + (_random.NextDouble() * 6)));
+                    timeout.CancelAfter(LongestMilliseconds);
                 }
 
                 received.Write(bytes, 0, count);
@@ -267,7 +269,23 @@ public sealed class KillRun(KillCase kind, int seed)
             ? ["check", "--object", "secret,id=s,data=" + KillCase.Secret, "--image-opts", "driver=qcow2,encrypt.key-secret=s,file.filename=" + _image]
             : ["check", "-f", kind.Format, _image];
         var (status, output) = QemuImg.RunProgramIn(Path.GetDirectoryName(_image)!, "qemu-img", arguments);
+        if (leaksAllowed && kind.Format == "vhdx" && output.Contains("contains a log that needs to be replayed", StringComparison.Ordinal))
+        {
+            // As the format means it: whoever opens it for writing does.
+            return false;
+        }
+
+        if (leaksAllowed && kind.MayOvercount && OnlyOvercounts(output))
+        {
+            return true;
+        }
+
         Require(status == 0 || (leaksAllowed && status == 3) || status == 63, $"{when}: qemu-img check ended with {status}: {output.Trim()}");
         return status == 3;
     }
+
+    /// <summary>Whether all that a check of a VDI says is that the header counts more blocks than the map: the kernel may cut the one write of both in two.</summary>
+    private static bool OnlyOvercounts(string output) =>
+        Regex.Match(output, "allocated blocks mismatch, is ([0-9]+), should be ([0-9]+)") is { Success: true } match
+        && int.Parse(match.Groups[1].Value) < int.Parse(match.Groups[2].Value) && output.Contains("1 errors were found", StringComparison.Ordinal);
 }

@@ -6,7 +6,8 @@ namespace Lodge.Storage.Formats.Vdi;
 
 /// <summary>
 /// An opened image. The header counts the blocks of the map, and QEMU goes by the count for the place of the next one: it may be too high after a crash, which costs
-/// room, but never too low. QEMU's check wants it exact, so header and map are written at once where the changed part of the map follows the header closely.
+/// room, but never too low. QEMU's check wants it exact, so header and map are written at once where the changed part of the map follows the header closely; the
+/// kernel keeps such a write whole within a page, which is the map of 896 MiB, and nearly always beyond.
 /// </summary>
 internal sealed class VdiImage : BlockImage
 {

@@ -158,8 +158,9 @@ internal sealed partial class VhdImage
         var old = Table.Count;
         if (count > old)
         {
+            // After the table was cut there may be more than it has entries.
             var ready = new bool[count];
-            _ready.CopyTo(ready, 0);
+            _ready.AsSpan(0, Math.Min(old, _ready.Length)).CopyTo(ready);
             _ready = ready;
         }
 
