@@ -49,14 +49,15 @@ public sealed record CloudInitSeed
     /// <summary>User data when the user gives none: names resolve, and cards that are added to a kept machine are configured at its next boot.</summary>
     public static byte[] DefaultUserData() => "#cloud-config\nmanage_etc_hosts: localhost\nupdates:\n  network:\n    when: [boot-new-instance, boot]\n"u8.ToArray();
 
-    /// <summary>DHCP for IPv4 and router advertisements for IPv6 on cards of the given addresses, named eth0, eth1 and so on; no card holds up the boot.</summary>
+    /// <summary>DHCP for IPv4 and router advertisements for IPv6 on cards of the given addresses, named eth0, eth1 and so on.</summary>
+    /// <remarks>None is optional: systemd-networkd-wait-online waits in vain where all are, and user data may need the network.</remarks>
     /// <param name="addresses">MAC addresses as <c>52:54:00:12:34:56</c>, in the order of the cards.</param>
     public static byte[] DefaultNetworkConfig(IReadOnlyList<string> addresses)
     {
         Dictionary<string, SeedCard> cards = [];
         for (int i = 0; i < addresses.Count; i++)
         {
-            cards.Add($"eth{i}", new SeedCard(new SeedMatch(addresses[i].ToLowerInvariant()), $"eth{i}", true, true));
+            cards.Add($"eth{i}", new SeedCard(new SeedMatch(addresses[i].ToLowerInvariant()), $"eth{i}", true));
         }
         return JsonSerializer.SerializeToUtf8Bytes(new SeedNetwork(2, cards), SeedJson.Default.SeedNetwork);
     }

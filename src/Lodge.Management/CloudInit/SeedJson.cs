@@ -12,7 +12,7 @@ internal sealed record SeedMetaData(
 internal sealed record SeedNetwork(int Version, Dictionary<string, SeedCard> Ethernets);
 
 /// <summary>A card of it.</summary>
-internal sealed record SeedCard(SeedMatch Match, [property: JsonPropertyName("set-name")] string SetName, bool Dhcp4, bool Optional);
+internal sealed record SeedCard(SeedMatch Match, [property: JsonPropertyName("set-name")] string SetName, bool Dhcp4);
 
 /// <summary>Which card it is.</summary>
 internal sealed record SeedMatch([property: JsonPropertyName("macaddress")] string MacAddress);
