@@ -165,7 +165,7 @@ internal sealed record NetworkOption
                 return this with { Rules = [.. Rules, RuleOf(name, value)] };
             case "spoof-check":
                 return this with { SpoofCheck = OptionWords.Switch("network", name, value) };
-            case "address" when Kind is NetworkKind.Tap or NetworkKind.Bridge:
+            case "address" when Kind is NetworkKind.Tap or NetworkKind.Bridge or NetworkKind.Named:
                 return IpPrefix.TryParse(value, out IpPrefix prefix)
                     ? this with { Addresses = [.. Addresses, prefix] }
                     : throw new FormatException($"address '{value}' of a network card is not understood; write it as 192.0.2.7, 192.0.2.0/28 or 2001:db8::7");

@@ -161,7 +161,7 @@ internal sealed class RunNetworks : IDisposable
                 return TapLink.Open(option.Name, option.Vlan);
             default:
                 NetworkAttachment attachment = option.Kind == NetworkKind.Bridge
-                    ? NetworkStore.AttachToBridge(option.Name, mac, name)
+                    ? NetworkStore.AttachToBridge(option.Name, mac, name, option.Vlan)
                     : NetworkStore.OfHost().Attach(option.Name, mac, name);
                 _attachments.Add(attachment);
                 foreach (string note in attachment.Notes)
@@ -170,6 +170,10 @@ internal sealed class RunNetworks : IDisposable
                 }
                 if (attachment.KnowsAddresses)
                 {
+                    if (option.Addresses.Count != 0)
+                    {
+                        throw new NetworkException($"network '{option.Name}' gives its machines their addresses; fix one with 'lodge network create --lease {mac}=ADDRESS'");
+                    }
                     filter = filter with { Addresses = [.. new[] { attachment.Address, attachment.Address6 }.OfType<IPAddress>().Select(PrefixOf)], LearnsAddresses = false };
                 }
                 return attachment.Link;

@@ -13,6 +13,9 @@ internal sealed class NetworkFolder(string path)
     /// <summary>Its name.</summary>
     public string Name => System.IO.Path.GetFileName(path);
 
+    /// <summary>Whether the network's definition was written: nothing of it is on the host before.</summary>
+    public bool IsBegun => File.Exists(DefinitionFile);
+
     /// <summary>The DHCP server's configuration.</summary>
     public string ServerConfiguration => System.IO.Path.Combine(path, "dnsmasq.conf");
 

@@ -310,15 +310,33 @@ public sealed partial class NetworkStore(string folder)
         {
             Directory.CreateDirectory(folder);
             StoreLock held = new(HostSystemCalls.OpenUnlocked(Path.Combine(folder, LockFile), create: true)!);
-            foreach (string gone in Directory.EnumerateDirectories(folder, GonePrefix + "*"))
-            {
-                Directory.Delete(gone, recursive: true);
-            }
+            RemoveLeftovers();
             return held;
         }
         catch (Exception e) when (e is IOException or UnauthorizedAccessException)
         {
             throw new ManagementException($"networks cannot be kept in {folder}: {e.Message}", e);
+        }
+    }
+
+    /// <summary>Removes what commands that were killed left in the store: folders on their way out, those whose definition was not yet written, and files that were to replace others.</summary>
+    private void RemoveLeftovers()
+    {
+        foreach (string gone in Directory.EnumerateDirectories(folder, GonePrefix + "*"))
+        {
+            Directory.Delete(gone, recursive: true);
+        }
+        foreach (NetworkFolder one in Folders())
+        {
+            if (!one.IsBegun)
+            {
+                Directory.Delete(one.Path, recursive: true);
+                continue;
+            }
+            foreach (string file in Directory.EnumerateFiles(one.Path, "*.new"))
+            {
+                File.Delete(file);
+            }
         }
     }
 
