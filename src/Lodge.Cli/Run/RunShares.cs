@@ -12,7 +12,7 @@ internal sealed class RunShares : IDisposable
     private const uint ClassMassStorage = 0x018000;
 
     /// <summary>What a guest needs at least for an inode that it knows, in bytes: more inodes than its memory holds are not kept for it.</summary>
-    private const ulong GuestInode = 1024;
+    private const ulong GuestInode = 2048;
 
     private readonly List<FuseServer> _servers = [];
 

@@ -15,7 +15,7 @@ internal sealed class FolderStream(int descriptor)
 {
     // struct linux_dirent64: d_ino (8), d_off (8), d_reclen (2), d_type (1), d_name.
     private const int Header = 19;
-    private readonly byte[] _buffer = new byte[16384];
+    private byte[] _buffer = [];
     private long _position = -1;    // of the entry at _start; -1: unknown
     private int _start;
     private int _end;
@@ -40,6 +40,10 @@ internal sealed class FolderStream(int descriptor)
                 }
             }
             _start = _end = 0;
+            if (_buffer.Length == 0)
+            {
+                _buffer = new byte[8192];
+            }
             int result = ShareSystemCalls.ReadFolder(descriptor, _buffer);
             if (result <= 0)
             {

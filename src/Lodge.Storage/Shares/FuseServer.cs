@@ -10,6 +10,9 @@ namespace Lodge.Storage.Shares;
 /// </summary>
 public sealed partial class FuseServer : IDisposable
 {
+    /// <summary>Most files and folders that are open: each folder has a buffer.</summary>
+    private const int MostOpen = 1 << 14;
+
     private const int NoReply = int.MinValue;
     private const int Replied = int.MinValue + 1;
 
@@ -23,6 +26,7 @@ public sealed partial class FuseServer : IDisposable
     private readonly ulong _timeout;
     private volatile FuseFeatures _features;
     private volatile bool _initialized;
+    private int _closing;           // 1: a thread will close what is not needed
 
     /// <summary>Shares a folder.</summary>
     /// <param name="path">The folder; a link to one is followed.</param>
@@ -59,9 +63,9 @@ public sealed partial class FuseServer : IDisposable
         _ = ShareSystemCalls.Status(root, out status);
         int descriptors = options.MaximumDescriptors > 0 ? options.MaximumDescriptors : (int)Math.Clamp(ShareSystemCalls.DescriptorLimit() / (8 * Math.Max(1, options.Among)), 32, 1 << 16);
         _nodes = new ShareNodes(root, status, Math.Max(options.MaximumNodes, 16), descriptors);
-        _handles = new ShareHandles(descriptors);
+        _handles = new ShareHandles(Math.Min(descriptors, MostOpen));
         _owners = new ShareOwners(options.Owner, status);
-        _threads = new ShareThreads(Math.Clamp(options.Threads, 1, 64), Serve);
+        _threads = new ShareThreads(Math.Clamp(options.Threads, 1, 64), ServeOrClose);
         _root = Math.Max(-1, ShareSystemCalls.Reopen(root, ShareSystemCalls.ReadOnly | ShareSystemCalls.Folder));
         _timeout = options.Cache switch
         {
@@ -106,6 +110,10 @@ public sealed partial class FuseServer : IDisposable
             }
         }
         exchange.Finished();
+        if (_nodes.HasUnused && Interlocked.Exchange(ref _closing, 1) == 0)
+        {
+            _threads.Queue(null);
+        }
     }
 
     /// <summary>Forgets the client: what it knew and had open. No request is being served.</summary>
@@ -148,12 +156,24 @@ public sealed partial class FuseServer : IDisposable
                 }
             }
         }
-        catch (Exception e) when (e is OutOfMemoryException or ArgumentException or IndexOutOfRangeException or OverflowException)
+        catch (Exception e)
         {
-            // Nothing of this is expected; a request without reply is better than a machine that ends.
+            // Nothing is expected; a request without a reply, an error to the guest, is better than a machine that ends.
             Debug.Fail(e.ToString());
         }
         exchange.Finished();
+        _nodes.CloseUnused();
+    }
+
+    private void ServeOrClose(IFuseExchange? exchange, FuseWorkspace work)
+    {
+        if (exchange is null)
+        {
+            Volatile.Write(ref _closing, 0);
+            _nodes.CloseUnused();
+            return;
+        }
+        Serve(exchange, work);
     }
 
     private int Dispatch(in FuseRequest request, FuseWorkspace work)

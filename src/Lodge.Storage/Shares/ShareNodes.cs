@@ -57,6 +57,8 @@ internal sealed class ShareNodes : IDisposable
     private readonly Dictionary<ulong, ShareTime> _births = [];     // by node ID, where the file system tells it
     private readonly int _mostNodes;
     private readonly int _mostDescriptors;
+    private readonly List<int> _unused = [];    // descriptors to be closed outside of the lock: that may wait for the disk where a file was removed
+    private volatile bool _hasUnused;
     private ShareNode? _hand;
     private int _descriptors;
     private ulong _lastId = RootId;
@@ -203,6 +205,29 @@ internal sealed class ShareNodes : IDisposable
         }
     }
 
+    /// <summary>Whether there is something for <see cref="CloseUnused"/>.</summary>
+    public bool HasUnused => _hasUnused;
+
+    /// <summary>Closes descriptors that are not needed any more.</summary>
+    public void CloseUnused()
+    {
+        if (!_hasUnused)
+        {
+            return;
+        }
+        int[] unused;
+        lock (_gate)
+        {
+            unused = [.. _unused];
+            _unused.Clear();
+            _hasUnused = false;
+        }
+        foreach (int descriptor in unused)
+        {
+            _ = ShareSystemCalls.Close(descriptor);
+        }
+    }
+
     /// <summary>The guest forgets everything; what is leased goes when it is given back.</summary>
     public void Clear()
     {
@@ -217,6 +242,7 @@ internal sealed class ShareNodes : IDisposable
                 }
             }
         }
+        CloseUnused();
     }
 
     /// <summary>Closes everything; nothing is leased any more.</summary>
@@ -332,7 +358,8 @@ internal sealed class ShareNodes : IDisposable
 
     private void PutAway(ShareNode node)
     {
-        _ = ShareSystemCalls.Close(node.Descriptor);
+        _unused.Add(node.Descriptor);
+        _hasUnused = true;
         node.Descriptor = -1;
         _descriptors--;
         if (node.Parent is { } parent)

@@ -5,17 +5,17 @@ namespace Lodge.Storage.Shares;
 /// They start as they are needed and end after some idle seconds.
 /// </summary>
 /// <param name="most">Most threads.</param>
-/// <param name="serve">Serves one request; does not throw.</param>
-internal sealed class ShareThreads(int most, Action<IFuseExchange, FuseWorkspace> serve)
+/// <param name="serve">Serves one request, or with null closes what is not needed any more; does not throw.</param>
+internal sealed class ShareThreads(int most, Action<IFuseExchange?, FuseWorkspace> serve)
 {
     private const int IdleMilliseconds = 5_000;
     private readonly object _gate = new();
-    private readonly Queue<IFuseExchange> _waiting = new();
+    private readonly Queue<IFuseExchange?> _waiting = new();
     private int _threads;
     private int _idle;
 
     /// <summary>Serves a request soon. The number of those waiting is bounded by the transport's queues.</summary>
-    public void Queue(IFuseExchange exchange)
+    public void Queue(IFuseExchange? exchange)
     {
         lock (_gate)
         {
