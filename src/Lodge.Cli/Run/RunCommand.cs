@@ -152,7 +152,7 @@ internal static class RunCommand
             Disks = parsed.GetResult(disk) is null && parsed.GetResult(cdrom) is null ? [] : [.. parsed.GetValue(disk) ?? [], .. parsed.GetValue(cdrom) ?? []],
             Networks = parsed.GetResult(net) is null ? null : CheckedNetworks(parsed.GetValue(net) ?? []),
             Publish = parsed.GetResult(publish) is null ? [] : [.. (parsed.GetValue(publish) ?? []).SelectMany(p => p)],
-            NetworkRules = [.. parsed.GetResult(deny) is null ? [] : parsed.GetValue(deny) ?? [], .. parsed.GetResult(allow) is null ? [] : parsed.GetValue(allow) ?? []],
+            NetworkRules = parsed.GetResult(deny) is null && parsed.GetResult(allow) is null ? [] : [.. parsed.GetResult(deny) is null ? [] : parsed.GetValue(deny) ?? [], .. parsed.GetResult(allow) is null ? [] : parsed.GetValue(allow) ?? []],
             Capture = parsed.GetValue(capture),
             Shares = parsed.GetResult(share) is null ? [] : parsed.GetValue(share) ?? [],
             Gdb = parsed.GetValue(gdb),
