@@ -35,7 +35,9 @@ internal static class Program
             int separator = arguments is ["image" or "network", ..] ? -1 : Array.IndexOf(arguments, "--");
             string[]? words = separator < 0 ? null : arguments[(separator + 1)..];
             string[] own = separator < 0 ? arguments : arguments[..separator];
-            RootCommand root = new("Lodge runs virtual machines.") { RunCommand.Create(words, run), ImageCommand.Create(), NetworkCommand.Create() };
+            RootCommand root = own is ["image", { } verb, ..]
+                ? new("Lodge runs virtual machines.") { ImageCommand.Create(verb) }
+                : new("Lodge runs virtual machines.") { RunCommand.Create(words, run), ImageCommand.Create(), NetworkCommand.Create() };
             root.Directives.Clear();
             ParseResult parsed = root.Parse(own, new ParserConfiguration { ResponseFileTokenReplacer = null, EnablePosixBundling = false });
             if (parsed.Errors.Count != 0 && parsed.Action is not (HelpAction or RunCommand.ManualAction or ImageManual))

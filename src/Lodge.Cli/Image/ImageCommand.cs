@@ -21,38 +21,49 @@ internal static class ImageCommand
 
         """;
 
+    private static readonly (string Name, Func<Command> Create)[] Verbs =
+    [
+        // Images as files
+        ("create", CreateCommand.Create),
+        ("info", InfoCommand.Create),
+        ("check", CheckCommand.Create),
+        ("convert", ConvertCommand.Create),
+        ("resize", ResizeCommand.Create),
+        ("map", MapCommand.Create),
+        ("compare", CompareCommand.Create),
+        ("measure", MeasureCommand.Create),
+        ("snapshot", SnapshotCommand.Create),
+        ("commit", CommitCommand.Create),
+        ("rebase", RebaseCommand.Create),
+        ("dd", DdCommand.Create),
+        ("bench", BenchCommand.Create),
+        ("amend", AmendCommand.Create),
+        ("import", ImportCommand.Create),
+        ("export", ExportCommand.Create),
+
+        // Over the network
+        ("serve", ServeCommand.Create),
+
+        // The local store
+        ("list", ListCommand.Create),
+        ("pull", PullCommand.Create),
+        ("build", BuildCommand.Create),
+        ("remove", RemoveCommand.Create),
+    ];
+
     /// <summary>Builds the group.</summary>
-    public static Command Create()
+    /// <param name="verb">The only verb that will be parsed, if it is known: making the others takes longer than many an image operation.</param>
+    public static Command Create(string? verb = null)
     {
-        Command group = new("image", "Make, convert, examine and change disk images")
+        Command group = new("image", "Make, convert, examine and change disk images");
+        bool only = Verbs.Any(known => known.Name == verb);
+        foreach ((string name, Func<Command> create) in Verbs)
         {
-            // Images as files
-            CreateCommand.Create(),
-            InfoCommand.Create(),
-            CheckCommand.Create(),
-            ConvertCommand.Create(),
-            ResizeCommand.Create(),
-            MapCommand.Create(),
-            CompareCommand.Create(),
-            MeasureCommand.Create(),
-            SnapshotCommand.Create(),
-            CommitCommand.Create(),
-            RebaseCommand.Create(),
-            DdCommand.Create(),
-            BenchCommand.Create(),
-            AmendCommand.Create(),
-            ImportCommand.Create(),
-            ExportCommand.Create(),
-
-            // Over the network
-            ServeCommand.Create(),
-
-            // The local store
-            ListCommand.Create(),
-            PullCommand.Create(),
-            BuildCommand.Create(),
-            RemoveCommand.Create(),
-        };
+            if (!only || name == verb)
+            {
+                group.Add(create());
+            }
+        }
         ImageManual.AddTo(group, Manual);
         return group;
     }

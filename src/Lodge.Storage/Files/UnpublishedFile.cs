@@ -43,7 +43,7 @@ internal sealed class UnpublishedFile : IDisposable
     public static UnpublishedFile Create(HostFolder folder, string name, string path, HostFileOptions options)
     {
         var below = System.IO.Path.GetDirectoryName(name) ?? "";
-        var temporary = System.IO.Path.Combine(below, $".{Guid.NewGuid():N}.lodge");
+        var temporary = System.IO.Path.Combine(below, $".{Random.Shared.NextInt64():x16}{Random.Shared.NextInt64():x16}.lodge");
         HostFile file;
         var named = false;
         try

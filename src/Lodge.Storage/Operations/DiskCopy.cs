@@ -1,6 +1,7 @@
 using Lodge.Storage.Disks;
 using Lodge.Storage.Files;
 using Lodge.Storage.Formats;
+using Lodge.Storage.Formats.Blocks;
 
 namespace Lodge.Storage.Operations;
 
@@ -83,7 +84,8 @@ public sealed class DiskCopy
         }
 
         _split = _compressed as ISplitCompression;
-        var unit = _compressed?.CompressionUnit ?? information?.ClusterSize ?? SmallestGranularity;
+        // A part of a block that was written does not cost a copy of the rest, unlike a part of a qcow2 cluster.
+        var unit = _compressed?.CompressionUnit ?? (target is BlockImage ? null : information?.ClusterSize) ?? SmallestGranularity;
         _granularity = _compressed is not null ? unit : unit is < SmallestGranularity or > LargestGranularity ? SmallestGranularity : unit;
         _pieceLength = Math.Max(PieceLength / _granularity, 1) * _granularity;
 

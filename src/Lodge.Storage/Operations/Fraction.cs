@@ -15,7 +15,7 @@ internal sealed class Fraction(IProgress<double>? progress, long total)
             return;
         }
 
-        var step = (long)((Int128)done * 1000 / total);
+        var step = total > long.MaxValue / 1000 ? done / (total / 1000) : done * 1000 / total;
         var reported = Volatile.Read(ref _reported);
         if (step > reported && Interlocked.CompareExchange(ref _reported, step, reported) == reported)
         {
