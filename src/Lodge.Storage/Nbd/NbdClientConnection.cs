@@ -11,6 +11,7 @@ namespace Lodge.Storage.Nbd;
 internal sealed class NbdClientConnection : IAsyncDisposable
 {
     private const int MaximumRequests = 64;
+    private const long Large = 64 * 1024; // from here on, what follows a transfer is likely to be the next transfer
     private const int Joined = 32 * 1024; // payloads up to this length are copied behind their header
     private const int MaximumStatusReply = 1 << 24;
 
@@ -22,6 +23,7 @@ internal sealed class NbdClientConnection : IAsyncDisposable
     private readonly NbdClientRequest?[] _underWay = new NbdClientRequest?[MaximumRequests];
     private readonly Stack<NbdClientRequest> _idle = new();
     private readonly byte[] _message = GC.AllocateUninitializedArray<byte>(NbdProtocol.ExtendedRequestLength + Joined, pinned: true);
+    private readonly bool _inPlace;
     private readonly Task _receiving;
     private DiskException? _gone;
 
@@ -35,7 +37,8 @@ internal sealed class NbdClientConnection : IAsyncDisposable
             _idle.Push(new NbdClientRequest(slot));
         }
 
-        _receiving = Task.Run(ReceiveAsync);
+        _inPlace = receiver.Channel is SocketChannel { WaitsInPlace: true };
+        _receiving = _inPlace ? Start() : Task.Run(ReceiveAsync);
     }
 
     /// <summary>What was agreed on.</summary>
@@ -43,6 +46,12 @@ internal sealed class NbdClientConnection : IAsyncDisposable
 
     /// <summary>Whether requests have a chance.</summary>
     public bool IsAlive => Volatile.Read(ref _gone) is null;
+
+    /// <summary>Told when the connection is gone, after its requests have failed. Any thread.</summary>
+    public Action? Lost { get; set; }
+
+    /// <summary>Requests that are not answered yet, about.</summary>
+    public int UnderWay => MaximumRequests - _places.CurrentCount;
 
     /// <summary>Runs a request.</summary>
     /// <exception cref="DiskException"><see cref="DiskError.Connection"/>, or the server's error.</exception>
@@ -101,7 +110,7 @@ internal sealed class NbdClientConnection : IAsyncDisposable
                 }
 
                 request = _idle.Pop();
-                request.Begin(command, offset, length, destination);
+                request.Begin(command, offset, length, destination, _inPlace && (command == NbdCommand.BlockStatus || (length >= Large && command is NbdCommand.Read or NbdCommand.Write)));
                 _underWay[request.Slot] = request;
             }
 
@@ -197,6 +206,19 @@ internal sealed class NbdClientConnection : IAsyncDisposable
         }
     }
 
+    /// <summary>Receives on a thread of its own, which waits in the host: a payload that comes in many parts costs no wake-up through the pool for each.</summary>
+    private Task Start()
+    {
+        var ended = new TaskCompletionSource(TaskCreationOptions.RunContinuationsAsynchronously);
+        new Thread(() =>
+        {
+            ReceiveAsync().GetAwaiter().GetResult();
+            ended.SetResult();
+        })
+        { IsBackground = true, Name = "lodge-nbd" }.Start();
+        return ended.Task;
+    }
+
     private async Task ReceiveAsync()
     {
         DiskException gone;
@@ -236,6 +258,8 @@ internal sealed class NbdClientConnection : IAsyncDisposable
         {
             request.Fail(Again(gone));
         }
+
+        Lost?.Invoke();
     }
 
     private async ValueTask<bool> ReplyAsync()

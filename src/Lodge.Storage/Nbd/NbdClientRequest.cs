@@ -41,9 +41,15 @@ internal sealed class NbdClientRequest(int slot) : IValueTaskSource
     public ValueTask Completion => new(this, _source.Version);
 
     /// <summary>Starts anew.</summary>
-    public void Begin(NbdCommand command, long offset, long length, IoVector destination)
+    /// <param name="command">What it asks.</param>
+    /// <param name="offset">Offset in bytes.</param>
+    /// <param name="length">Length in bytes.</param>
+    /// <param name="destination">Where what is read goes.</param>
+    /// <param name="inPlace">Whether what waits for a success goes on on the receiving thread, without a change of threads.</param>
+    public void Begin(NbdCommand command, long offset, long length, IoVector destination, bool inPlace)
     {
         _source.Reset();
+        _source.RunContinuationsAsynchronously = !inPlace;
         _generation++;
         _covered.Clear();
         _chunks = 0;
@@ -113,6 +119,7 @@ internal sealed class NbdClientRequest(int slot) : IValueTaskSource
     public void Fail(Exception failure)
     {
         Destination = default;
+        _source.RunContinuationsAsynchronously = true; // a connection that ends has more to do
         _source.SetException(failure);
     }
 

@@ -33,17 +33,26 @@ internal sealed class NbdDialer : IDisposable
         try
         {
             socket = await OpenAsync(deadline.Token).ConfigureAwait(false);
-            var receiver = new NbdReceiver(new SocketChannel(socket));
-            var session = await new NbdClientNegotiation(receiver, _address, _credentials).RunAsync(deadline.Token).ConfigureAwait(false);
+
+            // Without a wait of .NET's, its thread for sockets does not wake at everything that arrives.
+            var channel = new SocketChannel(socket) { WaitsInPlace = !_address.Tls };
+            var receiver = new NbdReceiver(channel);
+            NbdClientSession session;
+            using (deadline.Token.UnsafeRegister(state => ((SocketChannel)state!).Abort(), channel))
+            {
+                session = await Task.Run(() => new NbdClientNegotiation(receiver, _address, _credentials).RunAsync(deadline.Token).AsTask(), CancellationToken.None).ConfigureAwait(false);
+            }
+
+            deadline.Token.ThrowIfCancellationRequested();
             return new NbdClientConnection(receiver, session, _address.Text);
         }
         catch (Exception failure)
         {
             socket?.Dispose();
             cancellation.ThrowIfCancellationRequested();
-            throw failure switch
+            throw (deadline.IsCancellationRequested ? new OperationCanceledException(failure.Message, failure) : failure) switch
             {
-                DiskException => failure,
+                DiskException known => known,
                 OperationCanceledException => new DiskException(DiskError.Connection, $"{_address}: no answer within {Patience.TotalSeconds:0} seconds", failure),
                 NbdProtocolException => new DiskException(DiskError.Connection, $"{_address}: the server broke the protocol: {failure.Message}", failure),
                 SocketException { SocketErrorCode: SocketError.AccessDenied } => new DiskException(DiskError.Denied, $"{_address}: permission denied", failure),
@@ -91,7 +100,12 @@ internal sealed class NbdDialer : IDisposable
         var socket = new Socket(place.AddressFamily, SocketType.Stream, place.AddressFamily == AddressFamily.Unix ? ProtocolType.Unspecified : ProtocolType.Tcp);
         try
         {
-            await socket.ConnectAsync(place, cancellation).ConfigureAwait(false);
+            using (cancellation.UnsafeRegister(state => ((Socket)state!).Dispose(), socket))
+            {
+                await Task.Run(() => socket.Connect(place), CancellationToken.None).ConfigureAwait(false);
+            }
+
+            cancellation.ThrowIfCancellationRequested();
             return socket;
         }
         catch

@@ -17,11 +17,11 @@ public sealed partial class NbdDisk : IStorageFile, IDirtyBitmaps
     private readonly SemaphoreSlim _connecting = new(1);
     private readonly RangeLock _partial = new();
     private readonly CancellationTokenSource _disposed = new();
-    private NbdClientConnection _connection;
-    private NbdClientConnection? _unflushed;
+    private NbdClientPool _connection;
+    private NbdClientPool? _unflushed;
     private long _length;
 
-    private NbdDisk(NbdAddress address, NbdDialer dialer, NbdClientConnection connection, bool readOnly)
+    private NbdDisk(NbdAddress address, NbdDialer dialer, NbdClientPool connection, bool readOnly)
     {
         _address = address;
         _dialer = dialer;
@@ -49,6 +49,9 @@ public sealed partial class NbdDisk : IStorageFile, IDirtyBitmaps
     /// <inheritdoc/>
     public bool IsReadOnly { get; }
 
+    /// <summary>Connections at present.</summary>
+    internal int Connections => _connection.Count;
+
     /// <inheritdoc/>
     public IReadOnlyList<string> BitmapNames { get; }
 
@@ -71,7 +74,7 @@ public sealed partial class NbdDisk : IStorageFile, IDirtyBitmaps
                 throw new DiskException(DiskError.ReadOnly, $"{address}: the server allows only reading");
             }
 
-            return new NbdDisk(address, dialer, connection, readOnly);
+            return new NbdDisk(address, dialer, new NbdClientPool(connection, dialer), readOnly);
         }
         catch
         {
@@ -124,6 +127,9 @@ public sealed partial class NbdDisk : IStorageFile, IDirtyBitmaps
         _dialer.Dispose();
     }
 
+    /// <summary>Ends the connections, as if the server were gone.</summary>
+    internal void Abort() => _connection.Abort();
+
     /// <summary>Runs a request, again after a reconnection if the address allows it. Every request gives the same result when it is done twice.</summary>
     private ValueTask RunAsync(NbdCommand command, NbdCommandFlags flags, long offset, long length, IoVector destination, IoVector source, CancellationToken cancellation)
     {
@@ -174,7 +180,7 @@ public sealed partial class NbdDisk : IStorageFile, IDirtyBitmaps
     }
 
     /// <summary>The connection, a new one when the old one is lost and the address allows it.</summary>
-    private async ValueTask<NbdClientConnection> AliveAsync(CancellationToken cancellation)
+    private async ValueTask<NbdClientPool> AliveAsync(CancellationToken cancellation)
     {
         var connection = _connection;
         if (connection.IsAlive || _address.Reconnect == TimeSpan.Zero || _disposed.IsCancellationRequested)
@@ -216,12 +222,12 @@ public sealed partial class NbdDisk : IStorageFile, IDirtyBitmaps
     private static long Usable(NbdClientSession session) => session.Length & -session.MinimumBlock;
 
     /// <summary>Accepts a new connection only to an export that can stand in for the old one.</summary>
-    private async ValueTask<NbdClientConnection> SameAsync(NbdClientConnection fresh)
+    private async ValueTask<NbdClientPool> SameAsync(NbdClientConnection fresh)
     {
         var (now, before) = (fresh.Session, _connection.Session);
         if (Usable(now) == Length && now.MinimumBlock == before.MinimumBlock && (now.Has(NbdTransmissionFlags.ReadOnly) ? IsReadOnly : true))
         {
-            return fresh;
+            return new NbdClientPool(fresh, _dialer);
         }
 
         await fresh.DisposeAsync().ConfigureAwait(false);

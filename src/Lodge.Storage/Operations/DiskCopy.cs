@@ -50,6 +50,7 @@ public sealed class DiskCopy
     private readonly int _granularity;
     private readonly int _pieceLength;
     private readonly int _transferLength;
+    private readonly int _writeLength;
     private readonly RateLimit? _rate;
     private readonly Fraction _fraction;
     private readonly SemaphoreSlim _cursor = new(1, 1);
@@ -90,7 +91,9 @@ public sealed class DiskCopy
         _pieceLength = Math.Max(PieceLength / _granularity, 1) * _granularity;
 
         // Between files in the host's page cache, short transfers run on one thread and find their buffer in the processor's cache; all others are better off long.
-        _transferLength = IsCached(source) && IsCached(target) && _compressed is null ? Math.Max(CachedLength / _granularity, 1) * _granularity : _pieceLength;
+        var cached = IsCached(target) && _compressed is null;
+        _writeLength = cached ? Math.Max(CachedLength / _granularity, 1) * _granularity : _pieceLength;
+        _transferLength = cached && IsCached(source) ? _writeLength : _pieceLength;
         _rate = options.BytesPerSecond > 0 ? new RateLimit(options.BytesPerSecond) : null;
         _fraction = new Fraction(options.Progress, source.Length);
     }
@@ -283,7 +286,10 @@ public sealed class DiskCopy
             var run = memory.Slice(start, length);
             if (!zero)
             {
-                await _target.WriteAsync(offset + start, run, WriteOptions.None, cancellation).ConfigureAwait(false);
+                for (var done = 0; done < length; done += _writeLength)
+                {
+                    await _target.WriteAsync(offset + start + done, run[done..Math.Min(done + _writeLength, length)], WriteOptions.None, cancellation).ConfigureAwait(false);
+                }
             }
             else if (!_options.TargetIsZero)
             {
