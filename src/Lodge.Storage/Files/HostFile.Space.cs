@@ -56,6 +56,24 @@ public sealed partial class HostFile
             return ValueTask.FromException(RefuseWrite(0, length)!);
         }
 
+        // Growing writes nothing, so that it is done before another thread would have woken up.
+        if (!_device && !_direct && length >= Length)
+        {
+            try
+            {
+                ResizeBlocking(length);
+                return ValueTask.CompletedTask;
+            }
+            catch (DiskException failure)
+            {
+                return ValueTask.FromException(failure);
+            }
+            catch (ObjectDisposedException)
+            {
+                return ValueTask.FromException(new DiskException(DiskError.InputOutput, $"{Name} is closed"));
+            }
+        }
+
         return !_device ? DispatchChange(HostFileWork.Resize, Math.Min(length, Length), length, long.MaxValue, 0, cancellation)
             : length == Length ? ValueTask.CompletedTask
             : ValueTask.FromException(new DiskException(DiskError.Unsupported, $"{Name} is a block device of {Length} bytes; its size cannot change"));

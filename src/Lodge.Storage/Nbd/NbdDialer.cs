@@ -35,7 +35,7 @@ internal sealed class NbdDialer : IDisposable
             socket = await OpenAsync(deadline.Token).ConfigureAwait(false);
 
             // Without a wait of .NET's, its thread for sockets does not wake at everything that arrives.
-            var channel = new SocketChannel(socket) { WaitsInPlace = !_address.Tls };
+            var channel = new SocketChannel(socket, waitsInPlace: !_address.Tls);
             var receiver = new NbdReceiver(channel);
             NbdClientSession session;
             using (deadline.Token.UnsafeRegister(state => ((SocketChannel)state!).Abort(), channel))

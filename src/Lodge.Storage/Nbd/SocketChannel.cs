@@ -14,6 +14,8 @@ internal sealed partial class SocketChannel : NbdChannel, IValueTaskSource, IIoW
     private const int EAgain = 11;
     private const int MsgDontWait = 0x40;
     private const int MsgNoSignal = 0x4000;
+    private const int MsgWaitAll = 0x100;
+    private const int Long = 64 * 1024; // a receive of more is of a payload, whose end the host may wait for
     private const int MsgMore = 0x8000;
     private const short PollIn = 1;
     private const short PollOut = 4;
@@ -24,10 +26,18 @@ internal sealed partial class SocketChannel : NbdChannel, IValueTaskSource, IIoW
     private ManualResetValueTaskSourceCore<bool> _sent = new() { RunContinuationsAsynchronously = true };
     private ReadOnlyMemory<byte> _unsent;
 
-    public SocketChannel(Socket socket)
+    /// <summary>Takes a connected socket.</summary>
+    /// <param name="socket">It; owned from now on.</param>
+    /// <param name="waitsInPlace">See <see cref="WaitsInPlace"/>; only for a socket that never worked asynchronously.</param>
+    public SocketChannel(Socket socket, bool waitsInPlace = false)
     {
         Socket = socket;
-        socket.Blocking = false;
+        WaitsInPlace = waitsInPlace;
+        if (!waitsInPlace)
+        {
+            socket.Blocking = false; // .NET never takes that back
+        }
+
         socket.SendBufferSize = SocketBuffer; // the host cuts it to what it allows
         if (socket.AddressFamily != AddressFamily.Unix)
         {
@@ -45,7 +55,7 @@ internal sealed partial class SocketChannel : NbdChannel, IValueTaskSource, IIoW
     /// Whether a receive that must wait does so on the calling thread, and a send that must wait on one of <see cref="IoThreads"/>. Neither then hears of
     /// cancellation: <see cref="Abort"/> ends them.
     /// </summary>
-    public bool WaitsInPlace { get; set; }
+    public bool WaitsInPlace { get; }
 
     public override ValueTask<int> ReceiveAsync(Memory<byte> destination, CancellationToken cancellation) =>
         WaitsInPlace ? ReceiveInPlace(destination.Span) : Socket.ReceiveAsync(destination, SocketFlags.None, cancellation);
@@ -159,7 +169,7 @@ internal sealed partial class SocketChannel : NbdChannel, IValueTaskSource, IIoW
     {
         while (true)
         {
-            var count = recv(Socket.SafeHandle, destination, (nuint)destination.Length, MsgDontWait);
+            var count = recv(Socket.SafeHandle, destination, (nuint)destination.Length, destination.Length > Long ? MsgWaitAll : 0);
             if (count >= 0)
             {
                 return ValueTask.FromResult((int)count);
