@@ -41,7 +41,7 @@ internal static unsafe partial class HostSystemCalls
     public const uint BlockZeroOut = 0x127F;
 
     /// <summary>Pieces of memory that one transfer takes; more go in further transfers.</summary>
-    private const int MostPieces = 32;
+    private const int MostPieces = 256;
 
     private const int CurrentFolder = -100;
     private const int EmptyPath = 0x1000;
