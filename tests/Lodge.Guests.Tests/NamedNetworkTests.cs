@@ -153,6 +153,14 @@ public class NamedNetworkTests
         }
         finally
         {
+            // A test that failed leaves its servers.
+            foreach (Process server in Process.GetProcessesByName("dnsmasq"))
+            {
+                if (File.Exists($"/proc/{server.Id}/cmdline") && File.ReadAllText($"/proc/{server.Id}/cmdline").Contains($"={folder}/", StringComparison.Ordinal))
+                {
+                    server.Kill();
+                }
+            }
             Directory.Delete(folder, recursive: true);
         }
     }
