@@ -170,8 +170,8 @@ public sealed class KillRun(KillCase kind, int seed)
         var block = new byte[4096];
         _random.NextBytes(block);
         var at = 0L;
-        var sealedUnits = _random.Next(2) == 0;
-        await using (var image = await kind.OpenAsync(_image, false, checking: sealedUnits))
+        var forCheck = _random.Next(2) == 0;
+        await using (var image = await kind.OpenAsync(_image, false, checking: forCheck))
         {
             if (image.Length >= block.Length)
             {
