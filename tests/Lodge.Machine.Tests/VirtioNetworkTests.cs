@@ -95,7 +95,13 @@ public sealed class VirtioNetworkTests : IDisposable
         _guest.Post(2048, 20);
         var offload = new FrameOffload
         {
-            NeedsChecksum = true, ChecksumStart = 34, ChecksumOffset = 16, Segmentation = FrameSegmentation.TcpV4, SegmentSize = 1448, HeaderLength = 66, Ecn = true,
+            NeedsChecksum = true,
+            ChecksumStart = 34,
+            ChecksumOffset = 16,
+            Segmentation = FrameSegmentation.TcpV4,
+            SegmentSize = 1448,
+            HeaderLength = 66,
+            Ecn = true,
         };
         _peer.Give(frame, offload);
         Wait.Until(() => EventIndex(0) == 20 || _guest.Ring(0).UsedIndex != 0, "the device to ask beyond what is there");
@@ -188,7 +194,13 @@ public sealed class VirtioNetworkTests : IDisposable
         Assert.Equal(
             new FrameOffload
             {
-                NeedsChecksum = true, ChecksumStart = 34, ChecksumOffset = 16, Segmentation = FrameSegmentation.TcpV4, SegmentSize = 1448, HeaderLength = 54, Ecn = true,
+                NeedsChecksum = true,
+                ChecksumStart = 34,
+                ChecksumOffset = 16,
+                Segmentation = FrameSegmentation.TcpV4,
+                SegmentSize = 1448,
+                HeaderLength = 54,
+                Ecn = true,
             },
             offload);
         _guest.Send(frame[..200], NetworkGuest.Header(1, start: 34, offset: 6));

@@ -55,7 +55,15 @@ public sealed record NetworkRequest
         CheckCommon(bridge);
         NetworkDefinition plain = new()
         {
-            Name = Name, Kind = Kind, Bridge = bridge, Mtu = Mtu, Vlan = Vlan, IsolateMachines = IsolateMachines, Domain = Domain ?? NetworkDefinition.DefaultDomain, Created = now, Started = true,
+            Name = Name,
+            Kind = Kind,
+            Bridge = bridge,
+            Mtu = Mtu,
+            Vlan = Vlan,
+            IsolateMachines = IsolateMachines,
+            Domain = Domain ?? NetworkDefinition.DefaultDomain,
+            Created = now,
+            Started = true,
         };
         if (Kind == NetworkKind.Bridge)
         {
@@ -86,7 +94,8 @@ public sealed record NetworkRequest
         }
         NetworkDefinition network = plain with
         {
-            BridgeMac = NetworkName.BridgeMac(folder, Name), Dhcp = true,
+            BridgeMac = NetworkName.BridgeMac(folder, Name),
+            Dhcp = true,
             Subnet = WithoutV4 ? null : Choose(Subnet, host, others, used => SubnetChooser.ChooseV4(Name, used)),
             Subnet6 = WithoutV6 || (Subnet6 is null && !HostForwarding.HasV6) ? null : Choose(Subnet6, host, others, SubnetChooser.ChooseV6),
         };

@@ -55,7 +55,14 @@ public sealed partial class NetworkStore
         {
             AttachedMachine record = new()
             {
-                Process = Environment.ProcessId, Machine = machine, DnsName = network.Dhcp ? dns : null, Mac = mac, Tap = link.Name, Address = v4, Address6 = v6, Since = DateTimeOffset.Now,
+                Process = Environment.ProcessId,
+                Machine = machine,
+                DnsName = network.Dhcp ? dns : null,
+                Mac = mac,
+                Tap = link.Name,
+                Address = v4,
+                Address6 = v6,
+                Since = DateTimeOffset.Now,
             };
             machineLock = one.WriteMachine(record);
             notes.AddRange(Ensure(network, one));

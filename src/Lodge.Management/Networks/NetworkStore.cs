@@ -253,7 +253,12 @@ public sealed partial class NetworkStore(string folder)
                 bool isStatic = leases.ContainsKey($"{address}");
                 leases[$"{address}"] = new NetworkLease
                 {
-                    Network = network.Name, Address = address, Mac = $"{machine.Mac}", Name = machine.DnsName, Machine = machine.Machine, Static = isStatic,
+                    Network = network.Name,
+                    Address = address,
+                    Mac = $"{machine.Mac}",
+                    Name = machine.DnsName,
+                    Machine = machine.Machine,
+                    Static = isStatic,
                 };
             }
         }

@@ -102,7 +102,9 @@ public class NetworkStoreTests
             Assert.True(IpSubnet.TryParse("10.9.0.0/29", out IpSubnet? subnet));
             host.Store.Create(new NetworkRequest
             {
-                Name = "lab", Subnet = subnet, Leases = [new StaticLease { Mac = Known, Address = IPAddress.Parse("10.9.0.3"), Name = "db" }],
+                Name = "lab",
+                Subnet = subnet,
+                Leases = [new StaticLease { Mac = Known, Address = IPAddress.Parse("10.9.0.3"), Name = "db" }],
             });
             using NetworkAttachment one = host.Store.Attach("lab", new MacAddress(0x5254_0000_0001), "web");
             Assert.Equal("10.9.0.2", one.Address!.ToString());

@@ -352,8 +352,13 @@ public class FilterRulesTests
     public void Nothing_is_allocated_per_frame()
     {
         var inner = new QueueLink { Forgets = true };
-        using var link = new FilteredLink(inner, new() { Address = Frames.GuestMac, Addresses = [IpPrefix.Ipv4(0x0A000005)], Rules = FilterRules.Parse("deny out 9.0.0.0/8; allow out tcp 1-1000; deny in"),
-            MaximumConnections = 100 });
+        using var link = new FilteredLink(inner, new()
+        {
+            Address = Frames.GuestMac,
+            Addresses = [IpPrefix.Ipv4(0x0A000005)],
+            Rules = FilterRules.Parse("deny out 9.0.0.0/8; allow out tcp 1-1000; deny in"),
+            MaximumConnections = 100
+        });
         byte[][] frames = [.. Enumerable.Range(1, 500).Select(port => TcpOut(port)), UdpOut(5), Frames.Arp(Frames.Guest, Own, Server), TcpOut(5, to: "9.1.1.1")];
         void Run()
         {
