@@ -120,8 +120,8 @@ internal static class VirtioBlockRequests
     /// <summary>Flag of a range: it may be deallocated.</summary>
     public const uint RangeUnmap = 1;
 
-    /// <summary>Descriptors of a queue.</summary>
-    public const ushort QueueSize = 256;
+    /// <summary>Descriptors of a queue: a request of 1 MiB in single pages fits.</summary>
+    public const ushort QueueSize = 512;
 
     /// <summary>Most request queues.</summary>
     public const int MaximumQueues = 16;
@@ -130,7 +130,7 @@ internal static class VirtioBlockRequests
     public const uint MaximumSegments = QueueSize - 2;
 
     /// <summary>Bytes of one buffer.</summary>
-    public const uint MaximumSegmentSize = 256 << 10;
+    public const uint MaximumSegmentSize = 128 << 10;
 
     /// <summary>Bytes of data that a request may have; drivers that keep to seg_max and size_max stay below.</summary>
     public const uint MaximumTransfer = 64 << 20;
