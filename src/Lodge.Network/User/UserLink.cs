@@ -29,6 +29,7 @@ public sealed class UserLink : ILink, IFrameSink
     // 1 while: the stack's thread sleeps; it waits for the guest to take frames; the card found no frame; the card's frame was refused.
     private int _stackSleeps, _stackFull, _cardEmpty, _cardRefused;
     private long _overflows, _refusedSockets;
+    private bool _sentToGuest;      // in this turn of the stack's thread
 
     internal UserLink(SlirpLibrary library, UserNetworkOptions options)
     {
@@ -200,6 +201,7 @@ public sealed class UserLink : ILink, IFrameSink
         }
         frame.CopyTo(place);
         _toGuest.Commit(frame.Length);
+        _sentToGuest = true;
         WakeCard(ref _cardEmpty);
     }
 
@@ -214,7 +216,8 @@ public sealed class UserLink : ILink, IFrameSink
                 Interlocked.Exchange(ref _stackFull, 1);
             }
             Interlocked.Exchange(ref _stackSleeps, 1);
-            if (!_toStack.Peek().IsEmpty || _stopping || (full && _toGuest.Used <= LowWater))
+            // The stack sends one frame of a flow at a time and says nothing of those behind it, for example the other fragments.
+            if (_sentToGuest || !_toStack.Peek().IsEmpty || _stopping || (full && _toGuest.Used <= LowWater))
             {
                 limit = 0;
             }
@@ -224,6 +227,7 @@ public sealed class UserLink : ILink, IFrameSink
             }
             Volatile.Write(ref _stackSleeps, 0);
             Volatile.Write(ref _stackFull, 0);
+            _sentToGuest = false;
             TakeFromGuest(stack); // before the rest, which also sends what waited for the guest's answer
             stack.Act();
             ErrorsFromGuest = stack.GuestErrors;
