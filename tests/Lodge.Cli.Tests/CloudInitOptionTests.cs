@@ -61,4 +61,11 @@ public class CloudInitOptionTests
         }));
         Assert.True(got!.Off);
     }
+
+    [Fact]
+    public void A_file_that_is_not_there_is_told_before_anything_is_built()
+    {
+        LodgeException e = Assert.Throws<LodgeException>(() => RunPlan.Create(new RunOptions { Image = "debian", CloudInit = new CloudInitOption(false, "/nosuch/file") }));
+        Assert.Contains("/nosuch/file", e.Message);
+    }
 }

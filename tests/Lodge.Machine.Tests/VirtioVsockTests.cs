@@ -266,6 +266,7 @@ public sealed class VirtioVsockTests : IDisposable
         File.WriteAllText(path, "text");
         Assert.Throws<Network.NetworkException>(() => new UnixVsockHost(path));
         Assert.Equal("text", File.ReadAllText(path));
+        Assert.Contains("there is no folder", Assert.Throws<Network.NetworkException>(() => new UnixVsockHost(Path.Combine(_folder, "none", "v"))).Message);
         Assert.Contains("in use", Assert.Throws<Network.NetworkException>(() => new UnixVsockHost(SocketPath)).Message);
     }
 

@@ -54,6 +54,15 @@ internal sealed record CloudInitOption(bool Off, string? UserData = null, string
         NetworkConfig = Read(option?.NetworkConfig) ?? (cardAddresses.Count == 0 ? null : CloudInitSeed.DefaultNetworkConfig(cardAddresses)),
     };
 
+    /// <summary>Reads the user's files once, so that what is wrong with them is told before an image is built or fetched.</summary>
+    /// <exception cref="LodgeException">A file cannot be read.</exception>
+    public void RequireFiles()
+    {
+        Read(UserData);
+        Read(MetaData);
+        Read(NetworkConfig);
+    }
+
     private static byte[]? Read(string? path)
     {
         if (path is null)

@@ -37,6 +37,7 @@ internal sealed record RunPlan(
     /// <exception cref="LodgeException">Something is missing or unusable.</exception>
     public static RunPlan Create(RunOptions options)
     {
+        options.CloudInit?.RequireFiles();
         bool interactive = Terminal.IsTerminal(HostFile.StandardInput) && Terminal.IsTerminal(HostFile.StandardOutput);
         try
         {

@@ -34,6 +34,10 @@ public sealed class UnixVsockHost : IVsockHost
         {
             throw new NetworkException($"vsock socket '{path}' has {Encoding.UTF8.GetByteCount(path)} bytes; a path of 1 to {MaximumPath - "_4294967295".Length} is usable");
         }
+        if (Path.GetDirectoryName(Path.GetFullPath(path)) is { } folder && !Directory.Exists(folder))
+        {
+            throw new NetworkException($"vsock socket '{path}' cannot be made: there is no folder '{folder}'");
+        }
         _path = path;
         RemoveDead(path);
         _listener = new Socket(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified);
