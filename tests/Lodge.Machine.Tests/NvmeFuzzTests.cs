@@ -24,6 +24,34 @@ public class NvmeFuzzTests
         }
     }
 
+    [Fact]
+    public void AControllerWithAnyBitOfItsSavedStateFlippedIsResetByItsHost()
+    {
+        using var guest = new NvmeGuest(new TestDisk(1 << 20), memory: 4 << 20);
+        guest.Controller.Start();
+        guest.PlaceRegisters();
+        guest.Enable(16, msix: true);
+        guest.Controller.Stop();
+        byte[] whole = guest.Save();
+        for (int bit = 0; bit < whole.Length * 8; bit++)
+        {
+            byte[] saved = (byte[])whole.Clone();
+            saved[bit / 8] ^= (byte)(1 << (bit % 8));
+            try
+            {
+                guest.Controller.Restore(new StateReader(saved));
+            }
+            catch (SavedStateException)
+            {
+            }
+            guest.PlaceRegisters();
+            guest.Controller.Start();
+            guest.Write(0x14, 0);
+            Wait.Until(() => (guest.Read(0x1C) & 1) == 0, $"bit {bit}: reset");
+            guest.Controller.Stop();
+        }
+    }
+
     private static void Session(int seed)
     {
         var random = new Random(seed);
@@ -115,7 +143,7 @@ public class NvmeFuzzTests
 
         void Prepare()
         {
-            guest.Config(4, 6, 2);
+            guest.PlaceRegisters();
             guest.Write(0x14, 0);
             Wait.Until(() => (guest.Read(0x1C) & 1) == 0, $"seed {seed}: reset");
             guest.Enable(16, msix: random.Next(2) == 0);

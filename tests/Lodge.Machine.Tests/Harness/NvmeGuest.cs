@@ -56,6 +56,14 @@ internal sealed class NvmeGuest : IDisposable
 
     public ulong Bar => _bar;
 
+    /// <summary>Places the registers where this guest looks for them, as firmware does after a restored state moved them.</summary>
+    public void PlaceRegisters()
+    {
+        Config(0x10, (uint)_bar);
+        Config(0x14, (uint)(_bar >> 32));
+        Config(PciRegisters.Command, 6, 2);
+    }
+
     public uint Config(int register)
     {
         Span<byte> data = stackalloc byte[4];

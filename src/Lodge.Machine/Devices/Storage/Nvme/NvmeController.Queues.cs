@@ -82,6 +82,8 @@ public sealed partial class NvmeController
         lock (_gate)
         {
             (configuration, reset) = (_configuration, _resetWanted);
+            // Taken with the CC that it belongs to: one that the host asks for from here on is another.
+            _resetWanted = reset && _inFlight != 0;
             shutdown = (configuration & NvmeRegisters.ShutdownMask) != 0 && (_status & NvmeRegisters.ShutdownStatusMask) == 0;
             if (shutdown && !reset)
             {
@@ -186,7 +188,6 @@ public sealed partial class NvmeController
         {
             _status = 0;
             _interruptMask = 0;
-            _resetWanted = false;
         }
         _pin = false;
         SetInterrupt(false);

@@ -107,8 +107,9 @@ public sealed partial class NvmeController
         {
             (_configuration, _status, _attributes) = (state.Configuration, state.Status, state.AdminQueueAttributes & 0x0FFF_0FFF);
             (_submissionBase, _completionBase, _interruptMask) = (state.AdminSubmissionQueue & ~0xFFFul, state.AdminCompletionQueue & ~0xFFFul, state.InterruptMask);
-            // A shutdown whose flush had not begun is begun again; a controller that was being reset had nothing in flight and was reset before the save.
-            _resetWanted = false;
+            // A shutdown whose flush had not begun is begun again; a controller that was being reset had nothing in flight and was reset before the save,
+            // so that one which is ready without being enabled is no state of ours: it is reset, or its host would wait for ever.
+            _resetWanted = ready && (state.Configuration & NvmeRegisters.Enable) == 0;
         }
     }
 
