@@ -10,8 +10,14 @@ public sealed record MachineConfiguration
     /// <summary>Bytes of RAM, a multiple of 4 KiB, at least 1 MiB.</summary>
     public required ulong MemorySize { get; init; }
 
+    /// <summary>How the host backs RAM.</summary>
+    public MemoryBacking Backing { get; init; } = MemoryBacking.Default;
+
     /// <summary>Processors, 1 to 255.</summary>
     public int ProcessorCount { get; init; } = 1;
+
+    /// <summary>CPUs of the host to which the processors' threads are bound: the first for processor 0 and so on, beginning again when there are fewer. Empty: not bound.</summary>
+    public IReadOnlyList<int> Pinning { get; init; } = [];
 
     /// <summary>The processor that the guest sees.</summary>
     public required CpuModel Model { get; init; }

@@ -10,6 +10,7 @@ internal sealed class ProcessorThreads : IDisposable
 {
     private readonly object _gate = new();
     private readonly IReadOnlyList<VirtualProcessor> _processors;
+    private readonly IReadOnlyList<int> _pinning;
     private readonly Action<VirtualProcessor, ProcessorExit, string?> _exited;
     private Thread[] _threads = [];
     private bool _permitted;
@@ -19,13 +20,15 @@ internal sealed class ProcessorThreads : IDisposable
 
     /// <summary>Creates the threads' keeper; they are started by the first <see cref="Permit"/>.</summary>
     /// <param name="processors">The virtual processors.</param>
+    /// <param name="pinning">CPUs of the host for the threads, see <see cref="MachineConfiguration.Pinning"/>.</param>
     /// <param name="exited">
     /// Called on a processor's thread when its run ended other than by a stop: the exit and, if it failed, the reason. No processor is entered
     /// again from then on until <see cref="Permit"/>.
     /// </param>
-    public ProcessorThreads(IReadOnlyList<VirtualProcessor> processors, Action<VirtualProcessor, ProcessorExit, string?> exited)
+    public ProcessorThreads(IReadOnlyList<VirtualProcessor> processors, IReadOnlyList<int> pinning, Action<VirtualProcessor, ProcessorExit, string?> exited)
     {
         _processors = processors;
+        _pinning = pinning;
         _exited = exited;
     }
 
@@ -47,7 +50,8 @@ internal sealed class ProcessorThreads : IDisposable
             for (int i = 0; i < _threads.Length; i++)
             {
                 VirtualProcessor processor = _processors[i];
-                _threads[i] = new Thread(() => Loop(processor)) { IsBackground = true, Name = $"vcpu{i}" };
+                int? cpu = _pinning.Count == 0 ? null : _pinning[i % _pinning.Count];
+                _threads[i] = new Thread(() => Loop(processor, cpu)) { IsBackground = true, Name = $"vcpu{i}" };
             }
             foreach (Thread thread in _threads)
             {
@@ -97,8 +101,9 @@ internal sealed class ProcessorThreads : IDisposable
         }
     }
 
-    private void Loop(VirtualProcessor processor)
+    private void Loop(VirtualProcessor processor, int? cpu)
     {
+        string? unbound = cpu is { } number ? HostProcessors.BindThread(number) : null;
         while (true)
         {
             lock (_gate)
@@ -117,8 +122,8 @@ internal sealed class ProcessorThreads : IDisposable
             string? failure = null;
             try
             {
-                exit = processor.Run();
-                failure = exit == ProcessorExit.Failed ? processor.FailureReason ?? "unknown reason" : null;
+                exit = unbound is null ? processor.Run() : ProcessorExit.Failed;
+                failure = exit == ProcessorExit.Failed ? unbound ?? processor.FailureReason ?? "unknown reason" : null;
             }
             catch (Exception e)
             {

@@ -64,7 +64,7 @@ public sealed class VirtualMachine : IDebugTarget, IDisposable
             throw new ArgumentException($"{configuration.OemStrings.Count} strings for the guest are too many or too long; {MaximumOemStrings} characters are possible", nameof(configuration));
         }
         _configuration = configuration;
-        Memory = new GuestMemory(configuration.MemorySize);
+        Memory = new GuestMemory(configuration.MemorySize, configuration.Backing);
         Timers = new TimerService(Clock);
         try
         {
@@ -78,7 +78,7 @@ public sealed class VirtualMachine : IDebugTarget, IDisposable
             Release();
             throw;
         }
-        _threads = new ProcessorThreads(Partition.Processors, ProcessorExited);
+        _threads = new ProcessorThreads(Partition.Processors, configuration.Pinning, ProcessorExited);
         _thread = new Thread(ServeRequests) { IsBackground = true, Name = "machine" };
         _thread.Start();
     }

@@ -60,6 +60,41 @@ public class VirtualMachineTests
     }
 
     [Fact]
+    public void Processors_run_on_the_CPUs_of_the_host_that_they_are_bound_to()
+    {
+        IReadOnlyList<int> allowed = HostProcessors.Allowed();
+        Assert.NotEmpty(allowed);
+        int[] pinning = [.. allowed.Reverse().Take(2)];
+        var where = new IReadOnlyList<int>[3];
+        var engine = new FakeEngine(p =>
+        {
+            where[p.Index] = ThreadCpus();
+            p.Idle();
+        });
+        using (var machine = new VirtualMachine(Configuration() with { ProcessorCount = 3, Pinning = pinning }, engine))
+        {
+            machine.Start();
+            Assert.True(SpinWait.SpinUntil(() => where.All(cpus => cpus is not null), s_patience));
+        }
+        for (int i = 0; i < where.Length; i++)
+        {
+            Assert.Equal([pinning[i % pinning.Length]], where[i]);
+        }
+        Assert.Equal(allowed, HostProcessors.Allowed()); // the process is not
+
+        static IReadOnlyList<int> ThreadCpus() => [.. File.ReadLines("/proc/thread-self/status").Where(line => line.StartsWith("Cpus_allowed_list:", StringComparison.Ordinal))
+            .SelectMany(line => line.Split('\t')[1].Split(',')).Select(int.Parse)];
+    }
+
+    [Fact]
+    public void A_CPU_of_the_host_that_is_not_there_ends_the_run_with_its_number()
+    {
+        MachineOutcome outcome = Run(static p => p.Idle(), Configuration() with { Pinning = [HostProcessors.Limit - 1] });
+        Assert.Equal(MachineOutcomeKind.EngineFailure, outcome.Kind);
+        Assert.Contains($"CPU {HostProcessors.Limit - 1} of the host", outcome.Text, StringComparison.Ordinal);
+    }
+
+    [Fact]
     public void Power_off_from_a_processor_ends_the_run()
     {
         Assert.Equal(MachineOutcomeKind.PowerOff, Run(p =>

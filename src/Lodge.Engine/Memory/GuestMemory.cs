@@ -21,7 +21,7 @@ public enum PageFlags : byte
 }
 
 /// <summary>
-/// Guest RAM: one memory file (memfd) mapped once and lazily backed, seen by the guest as one or two slots around the hole under 4 GiB. Together
+/// Guest RAM: one memory file (memfd; see <see cref="MemoryBacking"/> for other kinds) mapped once and lazily backed, seen by the guest as one or two slots around the hole under 4 GiB. Together
 /// with the virtqueue layer this is the only place where devices reach guest memory; every access is bounds-checked and none throws on a bad
 /// guest address. All members are thread-safe.
 /// </summary>
@@ -39,9 +39,10 @@ public sealed unsafe partial class GuestMemory : IDisposable
     private byte* _base;
     private byte* _pageFlags;
 
-    /// <summary>Creates zeroed RAM of <paramref name="size"/> bytes (a multiple of 4 KiB, at least 1 MiB). No host memory is used until touched.</summary>
+    /// <summary>Creates zeroed RAM of <paramref name="size"/> bytes (a multiple of 4 KiB, at least 1 MiB). No host memory is used until touched, unless the backing says otherwise.</summary>
+    /// <exception cref="ArgumentException">The size or the backing is impossible; the message says why.</exception>
     /// <exception cref="IOException">The host refused the memory file or the mapping.</exception>
-    public GuestMemory(ulong size)
+    public GuestMemory(ulong size, MemoryBacking? backing = null)
     {
         ArgumentOutOfRangeException.ThrowIfLessThan(size, 1UL << 20);
         if (size % PageSize != 0)
@@ -52,17 +53,19 @@ public sealed unsafe partial class GuestMemory : IDisposable
         _slots = size <= LowMemoryEnd
             ? [new MemorySlot(0, size, 0)]
             : [new MemorySlot(0, LowMemoryEnd, 0), new MemorySlot(FourGiB, size - LowMemoryEnd, LowMemoryEnd)];
-        FileDescriptor = memfd_create("lodge-ram", 1 /* MFD_CLOEXEC */);
-        if (FileDescriptor < 0 || ftruncate(FileDescriptor, (long)size) != 0)
+        Backing = backing ?? MemoryBacking.Default;
+        if (Backing.Contradiction(size) is { } contradiction)
         {
-            throw new IOException($"cannot create {size} bytes of guest memory: error {Marshal.GetLastPInvokeError()}");
+            throw new ArgumentException(contradiction, nameof(backing));
         }
-        const int ProtReadWrite = 3, MapShared = 1, MapPrivate = 2, MapAnonymous = 0x20, MapNoReserve = 0x4000;
-        _base = (byte*)mmap(null, (nuint)size, ProtReadWrite, MapShared | MapNoReserve, FileDescriptor, 0);
+        FileDescriptor = Map();
         _pageFlags = (byte*)mmap(null, (nuint)(size / PageSize), ProtReadWrite, MapPrivate | MapAnonymous | MapNoReserve, -1, 0);
-        if (_base == (byte*)-1 || _pageFlags == (byte*)-1)
+        if (_pageFlags == (byte*)-1)
         {
-            throw new IOException($"cannot map {size} bytes of guest memory: error {Marshal.GetLastPInvokeError()}");
+            _pageFlags = null;
+            IOException failure = NotMapped(FileDescriptor);
+            Unmap();
+            throw failure;
         }
         _windows = new RamWindow[(size + RamWindow.Step - 1) / RamWindow.Step];
         for (ulong i = 0; i < (ulong)_windows.Length; i++)
@@ -75,7 +78,7 @@ public sealed unsafe partial class GuestMemory : IDisposable
     /// <summary>Bytes of RAM.</summary>
     public ulong Size { get; }
 
-    /// <summary>The memory file that backs all slots, for engines and other processes that map it.</summary>
+    /// <summary>The memory file that backs all slots, for engines and other processes that map it; -1 when it is private memory (<see cref="MemoryBacking.IsFile"/>).</summary>
     public int FileDescriptor { get; }
 
     /// <summary>RAM as the guest sees it, ascending.</summary>
@@ -209,47 +212,15 @@ public sealed unsafe partial class GuestMemory : IDisposable
         }
     }
 
-    /// <summary>Gives host memory of a page-aligned range back; it reads as zero afterwards (balloon, free page reporting).</summary>
-    public bool TryDiscard(ulong address, ulong length)
-    {
-        if (address % PageSize != 0 || length % PageSize != 0 || !TryGetOffset(address, length, out ulong offset))
-        {
-            return false;
-        }
-        const int FallocPunchHoleKeepSize = 3;
-        bool done = fallocate(FileDescriptor, FallocPunchHoleKeepSize, (long)offset, (long)length) == 0;
-        Written(address, length);
-        return done;
-    }
-
     /// <inheritdoc/>
     public void Dispose()
     {
         if (_base != null)
         {
-            munmap(_base, (nuint)Size);
+            Unmap();
             munmap(_pageFlags, (nuint)(Size / PageSize));
-            close(FileDescriptor);
-            _base = null;
+            CloseIfOpen(FileDescriptor);
             _pageFlags = null;
         }
     }
-
-    [LibraryImport("libc", SetLastError = true, StringMarshalling = StringMarshalling.Utf8)]
-    private static partial int memfd_create(string name, uint flags);
-
-    [LibraryImport("libc", SetLastError = true)]
-    private static partial int ftruncate(int fd, long length);
-
-    [LibraryImport("libc", SetLastError = true)]
-    private static partial void* mmap(void* address, nuint length, int protection, int flags, int fd, long offset);
-
-    [LibraryImport("libc")]
-    private static partial int munmap(void* address, nuint length);
-
-    [LibraryImport("libc", SetLastError = true)]
-    private static partial int fallocate(int fd, int mode, long offset, long length);
-
-    [LibraryImport("libc")]
-    private static partial int close(int fd);
 }
