@@ -1,0 +1,149 @@
+using Iced.Intel;
+using Lodge.Engine.Memory;
+using Lodge.Engine.Processor;
+using Lodge.Engine.Time;
+using Xunit;
+
+namespace Lodge.Engine.Kvm.Tests;
+
+/// <summary>A partition with some RAM and a bus that records, into which a test puts code.</summary>
+internal sealed class SmallGuest : IDisposable
+{
+    /// <summary>Where code is put unless a test says otherwise, and where page tables and descriptor tables lie.</summary>
+    public const ulong Code = 0x1_0000, Stack = 0x9_0000, PageTables = 0x2_0000, GlobalTable = 0x2_8000, InterruptTable = 0x2_9000, TaskState = 0x2_A000, Data = 0x4_0000;
+
+    /// <summary>The port whose write ends a run.</summary>
+    public const byte EndPort = 0xF4;
+
+    public SmallGuest(int processors = 1, ulong memory = 4 << 20, KvmEngine? engine = null)
+    {
+        Assert.SkipWhen(KvmEngine.Unusable() is not null, KvmEngine.Unusable() ?? "");
+        Memory = new GuestMemory(memory);
+        Bus = new RecordingBus(this);
+        Partition = (KvmPartition)(engine ?? new KvmEngine()).CreatePartition(new PartitionOptions(processors, CpuModel.Create(CpuModelName.V1, processors), Memory, Bus, Clock));
+        Clock.Start();
+    }
+
+    public GuestMemory Memory { get; }
+
+    public MachineClock Clock { get; } = new();
+
+    public RecordingBus Bus { get; }
+
+    public KvmPartition Partition { get; }
+
+    public KvmProcessor Processor => (KvmProcessor)Partition.Processors[0];
+
+    /// <summary>Puts code into memory.</summary>
+    public void Put(ulong address, int bitness, Action<Assembler> code)
+    {
+        var assembler = new Assembler(bitness);
+        code(assembler);
+        using var stream = new MemoryStream();
+        assembler.Assemble(new StreamCodeWriter(stream), address);
+        Assert.True(Memory.TryWrite(address, stream.ToArray()));
+    }
+
+    /// <summary>Starts processor 0 in real mode at segment:0.</summary>
+    public void RealMode(ulong address = Code, Action<ProcessorState>? change = null)
+    {
+        ProcessorState state = Processor.GetState();
+        state.Segments[1] = new SegmentState((ushort)(address >> 4), address, 0xFFFF, 0x9B);
+        state.InstructionPointer = 0;
+        state.GeneralRegisters[4] = 0x8000;
+        change?.Invoke(state);
+        Processor.SetState(state);
+    }
+
+    /// <summary>Runs processor 0 until the guest ends it by the port.</summary>
+    public void RunToEnd()
+    {
+        ProcessorExit exit = Processor.Run();
+        Assert.True(exit == ProcessorExit.Stopped && Bus.Ended, $"{exit}: {Processor.FailureReason}");
+    }
+
+    public void Dispose()
+    {
+        Partition.Dispose();
+        Memory.Dispose();
+    }
+}
+
+/// <summary>Records what the guest does on the bus and answers reads by rule.</summary>
+internal sealed class RecordingBus(SmallGuest guest) : IMachineBus
+{
+    private readonly Lock _gate = new();
+
+    /// <summary>Accesses in order: "out8 1F0 12", "in32 ...", "write 4 FEC00000 12345678".</summary>
+    public List<string> Log { get; } = [];
+
+    /// <summary>Last value written to each port.</summary>
+    public Dictionary<ushort, ulong> Ports { get; } = [];
+
+    /// <summary>What reads return: port or address and size.</summary>
+    public Func<ulong, int, ulong> Answer { get; set; } = static (address, size) => 0x1122_3344_5566_7788 ^ address;
+
+    /// <summary>Called on writes to ports, on the processor's thread.</summary>
+    public Action<ushort, ulong>? PortWritten { get; set; }
+
+    /// <summary>Whether to note accesses in <see cref="Log"/>.</summary>
+    public bool Recording { get; set; } = true;
+
+    /// <summary>The guest wrote to <see cref="SmallGuest.EndPort"/>.</summary>
+    public volatile bool Ended;
+
+    public void ReadPort(ushort port, Span<byte> data)
+    {
+        Fill(data, Answer(port, data.Length));
+        Note($"in{data.Length * 8} {port:X}");
+    }
+
+    public void WritePort(ushort port, ReadOnlySpan<byte> data)
+    {
+        ulong value = Value(data);
+        if (port == SmallGuest.EndPort)
+        {
+            Ended = true;
+            foreach (VirtualProcessor processor in guest.Partition.Processors)
+            {
+                processor.Stop();
+            }
+            return;
+        }
+        Note($"out{data.Length * 8} {port:X} {value:X}");
+        lock (_gate)
+        {
+            Ports[port] = value;
+        }
+        PortWritten?.Invoke(port, value);
+    }
+
+    public void ReadMemory(ulong address, Span<byte> data)
+    {
+        Fill(data, Answer(address, data.Length));
+        Note($"read{data.Length * 8} {address:X}");
+    }
+
+    public void WriteMemory(ulong address, ReadOnlySpan<byte> data) => Note($"write{data.Length * 8} {address:X} {Value(data):X}");
+
+    private static ulong Value(ReadOnlySpan<byte> data)
+    {
+        Span<byte> wide = stackalloc byte[8];
+        wide.Clear();
+        data.CopyTo(wide);
+        return BitConverter.ToUInt64(wide);
+    }
+
+    private static void Fill(Span<byte> data, ulong value) => BitConverter.GetBytes(value).AsSpan(0, data.Length).CopyTo(data);
+
+    private void Note(string text)
+    {
+        if (Recording)
+        {
+            lock (_gate)
+            {
+                Log.Add(text);
+            }
+        }
+    }
+}
