@@ -29,13 +29,26 @@ public sealed class GuestAgentPeerTests : IDisposable
             RedirectStandardError = true,
             RedirectStandardOutput = true,
         })!;
-        while (!File.Exists(socket))
+        _client = new GuestAgentClient(new NetworkStream(Connect(socket), ownsSocket: true));
+    }
+
+    // The socket's file is there a moment before anybody listens.
+    private Socket Connect(string path)
+    {
+        while (true)
         {
-            Assert.False(_agent.WaitForExit(10), "the agent ended");
+            Socket host = new(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified);
+            try
+            {
+                host.Connect(new UnixDomainSocketEndPoint(path));
+                return host;
+            }
+            catch (SocketException)
+            {
+                host.Dispose();
+                Assert.False(_agent!.WaitForExit(10), "the agent ended");
+            }
         }
-        Socket host = new(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified);
-        host.Connect(new UnixDomainSocketEndPoint(socket));
-        _client = new GuestAgentClient(new NetworkStream(host, ownsSocket: true));
     }
 
     public void Dispose()

@@ -4,6 +4,7 @@ namespace Lodge.Engine.Translation.Processor;
 internal sealed unsafe partial class Vcpu
 {
     private readonly Lodge.Engine.Time.PreciseWait _wait = new();
+    private readonly Lodge.Engine.Time.PollWindow _haltPoll = new(200);    // KVM's halt_poll_ns
     private volatile bool _stopRequested;
 
     /// <summary>The local APIC.</summary>

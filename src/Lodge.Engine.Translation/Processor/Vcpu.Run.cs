@@ -1,4 +1,5 @@
 using System.Collections.Concurrent;
+using System.Runtime.CompilerServices;
 using System.Runtime.InteropServices;
 using Lodge.Engine.Processor;
 using Lodge.Engine.Translation.Emission;
@@ -195,14 +196,19 @@ internal sealed unsafe partial class Vcpu
     private void WaitForEvent()
     {
         Halts++;
-        _waiting = true;
-        Interlocked.MemoryBarrier();
-        bool deliverable = Volatile.Read(ref B->ExitRequest) != 0;
-        if (!deliverable)
+        long since = System.Diagnostics.Stopwatch.GetTimestamp();
+        if (!_haltPoll.Poll(ref Unsafe.As<uint, int>(ref B->ExitRequest)))
         {
-            _wait.Wait(-1);
+            _waiting = true;
+            Interlocked.MemoryBarrier();
+            bool deliverable = Volatile.Read(ref B->ExitRequest) != 0;
+            if (!deliverable)
+            {
+                _wait.Wait(-1);
+            }
+            _waiting = false;
+            _haltPoll.Waited(since);
         }
-        _waiting = false;
         B->ExitRequest = 1;
     }
 
