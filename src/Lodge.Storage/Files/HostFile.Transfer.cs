@@ -8,7 +8,7 @@ namespace Lodge.Storage.Files;
 public sealed partial class HostFile
 {
     /// <summary>Writes up to this many bytes go into the page cache on the calling thread.</summary>
-    private const int InlineWrite = 64 * 1024;
+    private const int InlineWrite = 256 * 1024;
 
     private const int BounceLength = 256 * 1024;
     private const int Page = 4096;

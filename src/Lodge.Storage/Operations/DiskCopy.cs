@@ -37,7 +37,7 @@ public sealed record DiskCopyOptions
 public sealed class DiskCopy
 {
     private const int PieceLength = 1 << 20;
-    private const int CachedLength = 64 * 1024;
+    private const int CachedLength = 256 * 1024;
     private const int LargestGranularity = 4 << 20;
     private const int SmallestGranularity = 4096;
     private const long LongestZero = 1L << 30;
