@@ -1,4 +1,5 @@
 using System.Runtime.InteropServices;
+using Lodge.Engine.Processor;
 using Lodge.Engine.Time;
 using Lodge.Engine.Translation.Emission;
 using Lodge.Engine.Translation.Execution;
@@ -20,7 +21,20 @@ public sealed class TranslationEngine : IEngine
         {
             throw new NotSupportedException("the software engine needs a host processor with AVX2 and BMI2 (x86-64-v3, any since about 2015); this one lacks them");
         }
-        return new TranslationPartition(options);
+        ProcessorOptions asked = options.Processor;
+        string? refused = asked.HyperV ? "Hyper-V's enlightenments" : asked.Nested ? "nested virtualization" : asked.PerformanceMonitoring ? "performance counters" : null;
+        if (refused is not null)
+        {
+            throw new NotSupportedException($"the software engine has no {refused}; the engine kvm has, where the host does");
+        }
+        var partition = new TranslationPartition(options);
+        if (asked.TimestampFrequency != 0 && !CpuModel.IsCloseEnough(asked.TimestampFrequency, partition.TimestampFrequency))
+        {
+            long own = partition.TimestampFrequency;
+            partition.Dispose();
+            throw new NotSupportedException($"the software engine cannot scale the time stamp counter: the host's runs at {own / 1000} kHz");
+        }
+        return partition;
     }
 }
 

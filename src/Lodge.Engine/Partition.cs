@@ -10,7 +10,11 @@ namespace Lodge.Engine;
 /// <param name="Memory">Guest RAM.</param>
 /// <param name="Bus">Everything that is not RAM.</param>
 /// <param name="Clock">The machine's time.</param>
-public sealed record PartitionOptions(int ProcessorCount, CpuModel Model, GuestMemory Memory, IMachineBus Bus, MachineClock Clock);
+public sealed record PartitionOptions(int ProcessorCount, CpuModel Model, GuestMemory Memory, IMachineBus Bus, MachineClock Clock)
+{
+    /// <summary>What the processors shall have besides their model.</summary>
+    public ProcessorOptions Processor { get; init; } = ProcessorOptions.None;
+}
 
 /// <summary>An engine makes partitions. Engines are interchangeable: the same machine runs on any of them.</summary>
 public interface IEngine
@@ -18,7 +22,12 @@ public interface IEngine
     /// <summary>Short name as given to <c>--engine</c>: <c>translate</c> or <c>kvm</c>.</summary>
     string Name { get; }
 
+    /// <summary>What the engine can show a guest on this host: the gate for <see cref="CpuModel.Create(CpuModelName, int, CpuOffer, ProcessorOptions)"/>.</summary>
+    /// <exception cref="NotSupportedException">The engine does not work on this host.</exception>
+    CpuOffer CpuOffer => CpuOffer.Software;
+
     /// <summary>Creates a partition with its processors in the reset state (processor 0 runnable, others waiting for SIPI).</summary>
+    /// <exception cref="NotSupportedException">The engine or the host cannot do what is asked for; the message is one line.</exception>
     Partition CreatePartition(PartitionOptions options);
 }
 

@@ -1,3 +1,4 @@
+using Lodge.Engine;
 using Lodge.Engine.Memory;
 using Lodge.Engine.Processor;
 using Lodge.Machine.Devices.Misc.FirmwareConfiguration;
@@ -21,6 +22,9 @@ public sealed record MachineConfiguration
 
     /// <summary>The processor that the guest sees.</summary>
     public required CpuModel Model { get; init; }
+
+    /// <summary>What the processors shall have besides their model.</summary>
+    public ProcessorOptions Processor { get; init; } = ProcessorOptions.None;
 
     /// <summary>
     /// Puts what boots into guest memory and changes processor 0 from its reset state to the entry state; called at power-on and after each reset,

@@ -21,6 +21,9 @@ public sealed record MachineState : ISavedState<MachineState>
     /// <summary>Processors by index.</summary>
     public IReadOnlyList<ProcessorState> Processors { get; init; } = [];
 
+    /// <summary>The processor that the guest saw; null in states that were saved before it was kept.</summary>
+    public CpuModelState? Model { get; init; }
+
     /// <inheritdoc/>
     public static int Version => 1;
 
@@ -37,6 +40,10 @@ public sealed record MachineState : ISavedState<MachineState>
         {
             writer.Nested(4, processor);
         }
+        if (Model is not null)
+        {
+            writer.Nested(5, Model);
+        }
     }
 
     /// <inheritdoc/>
@@ -46,6 +53,7 @@ public sealed record MachineState : ISavedState<MachineState>
         Time = (long)reader.UInt64(2, 0, long.MaxValue),
         Devices = reader.NestedList<DeviceState>(3, MaximumDevices),
         Processors = reader.NestedList<ProcessorState>(4, MaximumProcessors),
+        Model = reader.Has(5) ? reader.Nested(5, new CpuModelState()) : null,
     };
 }
 

@@ -69,7 +69,7 @@ public sealed class VirtualMachine : IDebugTarget, IDisposable
         try
         {
             Chipset = new Chipset(configuration, Memory, Timers, new Control(this));
-            Partition = engine.CreatePartition(new PartitionOptions(configuration.ProcessorCount, configuration.Model, Memory, Chipset.Bus, Clock));
+            Partition = engine.CreatePartition(new PartitionOptions(configuration.ProcessorCount, configuration.Model, Memory, Chipset.Bus, Clock) { Processor = configuration.Processor });
             Chipset.Processors.Connect(Partition, Chipset.Pic, Chipset.IoApic);
             PowerOn();
         }
@@ -209,13 +209,14 @@ public sealed class VirtualMachine : IDebugTarget, IDisposable
                 Time = Clock.Now,
                 Devices = [.. Chipset.Devices.Select(Save)],
                 Processors = [.. Partition.Processors.Select(static processor => processor.GetState())],
+                Model = _configuration.Model.Save(),
             });
             return writer.ToArray();
         }
     }
 
     /// <summary>Takes a saved state. On an exception the machine is to be thrown away.</summary>
-    /// <exception cref="SavedStateException">The state is malformed or of another machine.</exception>
+    /// <exception cref="SavedStateException">The state is malformed or of another machine, or the processor that its guest saw cannot be had here.</exception>
     /// <exception cref="InvalidOperationException">The machine runs or has ended.</exception>
     public void RestoreState(ReadOnlyMemory<byte> state)
     {
@@ -234,6 +235,10 @@ public sealed class VirtualMachine : IDebugTarget, IDisposable
             if (saved.MemorySize != Memory.Size || saved.Processors.Count != Partition.Processors.Count || devices.Count != Chipset.Devices.Count)
             {
                 throw new SavedStateException($"saved state is of a machine with {saved.Processors.Count} processors, {saved.MemorySize} bytes of memory and {devices.Count} devices");
+            }
+            if (saved.Model is not null)
+            {
+                _configuration.Model.Adopt(saved.Model);
             }
             Clock.Set(saved.Time);
             // Interrupt controllers, which come first, last: they then hold what was saved whatever the other devices' wires did meanwhile.

@@ -86,6 +86,31 @@ public class RunOptionsTests
         Assert.Equal(["sh", "-c", "echo --", "--"], seen.Command);
     }
 
+    [Theory]
+    [InlineData("v4", CpuModelName.V4)]
+    [InlineData("x86-64", CpuModelName.V1)]
+    [InlineData("HOST", CpuModelName.Host)]
+    [InlineData("haswell", CpuModelName.Haswell)]
+    [InlineData("Skylake-Server", CpuModelName.SkylakeServer)]
+    [InlineData("EPYC-Milan", CpuModelName.EpycMilan)]
+    public void Cpu_models(string text, CpuModelName name) => Assert.Equal(name, RunOptions.ParseCpu(text));
+
+    [Fact]
+    public void An_unknown_cpu_model_is_told_the_known_ones()
+    {
+        string message = Assert.Throws<FormatException>(() => RunOptions.ParseCpu("pentium")).Message;
+        Assert.Contains("Haswell", message);
+        Assert.DoesNotContain('\n', message);
+    }
+
+    [Fact]
+    public void Processors_on_request()
+    {
+        RunOptions? seen = null;
+        Program.Run(["run", "--hyperv", "--nested", "--pmu"], o => { seen = o; return 0; });
+        Assert.True(seen!.Processor is { HyperV: true, Nested: true, PerformanceMonitoring: true });
+    }
+
     [Fact]
     public void Defaults()
     {

@@ -3,6 +3,7 @@ using System.CommandLine.Help;
 using System.CommandLine.Invocation;
 using System.CommandLine.Parsing;
 using System.Net;
+using Lodge.Engine;
 using Lodge.Engine.Processor;
 using Lodge.Network.Filters;
 using Lodge.Network.User;
@@ -52,7 +53,10 @@ internal static class RunCommand
         Option<string?> append = new("--append") { Description = "Added to the kernel's command line", HelpName = "TEXT" };
         Option<ulong> memory = Parsed("--memory", "Size of RAM [default: 512M]", "SIZE", RunOptions.ParseMemory);
         Option<int> processors = Parsed("--cpus", "Number of CPUs [default: 1]", "N", RunOptions.ParseProcessors);
-        Option<CpuModelName> cpu = Parsed("--cpu", "CPU model: v1, v2, v3 (x86-64 levels) or host [default: v3]", "MODEL", RunOptions.ParseCpu);
+        Option<CpuModelName> cpu = Parsed("--cpu", $"CPU model: {string.Join(", ", CpuModel.Names)} [default: v3]", "MODEL", RunOptions.ParseCpu);
+        Option<bool> hyperv = new("--hyperv") { Description = "Hyper-V's enlightenments, for Windows guests (engine kvm)" };
+        Option<bool> nested = new("--nested") { Description = "VMX or SVM: the guest can run virtual machines itself (engine kvm)" };
+        Option<bool> pmu = new("--pmu") { Description = "Performance counters for the guest (engine kvm)" };
         Option<string> engine = Parsed("--engine", "What executes the guest: auto or translate [default: auto]", "NAME", RunOptions.ParseEngine);
         Option<string> name = Parsed("--name", "Name of the machine, and host name of the default system [default: lodge]", "NAME", RunOptions.ParseName);
         Option<IReadOnlyList<DiskOption>> disk = new("--disk")
@@ -131,7 +135,7 @@ internal static class RunCommand
             "NAME=FILE[,NAME=FILE...]|on|off",
             CloudInitOption.Parse);
 
-        Command command = new("run", About) { image, keep, cloudInit, kernel, initrd, append, memory, processors, cpu, disk, cdrom, net, publish, allow, deny, capture, share, vsock, engine, name, gdb, debugExit, timeout, trace, verbose };
+        Command command = new("run", About) { image, keep, cloudInit, kernel, initrd, append, memory, processors, cpu, hyperv, nested, pmu, disk, cdrom, net, publish, allow, deny, capture, share, vsock, engine, name, gdb, debugExit, timeout, trace, verbose };
         command.Add(new HelpOption { Action = new ManualAction() });
         command.SetAction(parsed => run(new RunOptions
         {
@@ -146,6 +150,7 @@ internal static class RunCommand
             Memory = parsed.GetResult(memory) is null ? RunOptions.DefaultMemory : parsed.GetValue(memory),
             Processors = parsed.GetResult(processors) is null ? 1 : parsed.GetValue(processors),
             Cpu = parsed.GetResult(cpu) is null ? CpuModelName.V3 : parsed.GetValue(cpu),
+            Processor = ProcessorOptions.None with { HyperV = parsed.GetValue(hyperv), Nested = parsed.GetValue(nested), PerformanceMonitoring = parsed.GetValue(pmu) },
             Engine = parsed.GetValue(engine) ?? "auto",
             Name = parsed.GetValue(name) ?? "lodge",
             Named = parsed.GetResult(name) is not null,

@@ -27,7 +27,8 @@ internal static class RunMachine
         {
             MemorySize = options.Memory,
             ProcessorCount = options.Processors,
-            Model = CpuModel.Create(options.Cpu, options.Processors),
+            Model = Model(options, engine),
+            Processor = options.Processor,
             Boot = (memory, state) => KernelLoader.Load(memory, new BootOptions(plan.Kernel, plan.Modules, plan.CommandLine, MemoryMap.RootPointer)).Apply(state),
             SerialPorts = [console.Serial],
             CmosPath = options.Named && StateFolder.Of(options.Name) is { } state ? Path.Combine(state, "cmos") : null,
@@ -53,6 +54,18 @@ internal static class RunMachine
         catch (Exception e) when (e is IOException or UnauthorizedAccessException or ArgumentException or NotSupportedException or OutOfMemoryException)
         {
             throw new LodgeException($"the machine cannot be made: {e.Message}");
+        }
+    }
+
+    private static CpuModel Model(RunOptions options, IEngine engine)
+    {
+        try
+        {
+            return CpuModel.Create(options.Cpu, options.Processors, engine.CpuOffer, options.Processor);
+        }
+        catch (NotSupportedException e)
+        {
+            throw new LodgeException(e.Message);
         }
     }
 

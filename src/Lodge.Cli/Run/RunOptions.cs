@@ -2,6 +2,7 @@ using System.Globalization;
 using System.Net;
 using System.Net.Sockets;
 using System.Text;
+using Lodge.Engine;
 using Lodge.Engine.Processor;
 using Lodge.Network.Filters;
 using Lodge.Network.User;
@@ -57,6 +58,9 @@ internal sealed record RunOptions
     public CpuModelName Cpu { get; init; } = CpuModelName.V3;
 
     public string Engine { get; init; } = "auto";
+
+    /// <summary>What the processors shall have besides their model: <c>--hyperv</c>, <c>--nested</c>, <c>--pmu</c>.</summary>
+    public ProcessorOptions Processor { get; init; } = ProcessorOptions.None;
 
     public string Name { get; init; } = "lodge";
 
@@ -131,14 +135,9 @@ internal sealed record RunOptions
             : throw new FormatException($"number of CPUs '{text}' is out of range; give 1 to {MaxProcessors}");
 
     /// <summary>Parses a CPU model.</summary>
-    public static CpuModelName ParseCpu(string text) => text.ToLowerInvariant() switch
-    {
-        "v1" or "x86-64" or "x86-64-v1" => CpuModelName.V1,
-        "v2" or "x86-64-v2" => CpuModelName.V2,
-        "v3" or "x86-64-v3" => CpuModelName.V3,
-        "host" => CpuModelName.Host,
-        _ => throw new FormatException($"CPU model '{text}' is not known; give v1, v2, v3 or host"),
-    };
+    public static CpuModelName ParseCpu(string text) => CpuModel.TryParseName(text, out CpuModelName name)
+        ? name
+        : throw new FormatException($"CPU model '{text}' is not known; give one of {string.Join(", ", CpuModel.Names)}");
 
     /// <summary>Parses an engine's name.</summary>
     public static string ParseEngine(string text) => text is "auto" or "translate"

@@ -6,7 +6,7 @@ internal static class Msr
     public const uint
         P5McAddr = 0x0, P5McType = 0x1, Tsc = 0x10, PlatformId = 0x17, ApicBase = 0x1B, EblCrPowerOn = 0x2A, FeatureControl = 0x3A,
         TscAdjust = 0x3B, SpecCtrl = 0x48, PredCmd = 0x49,
-        BiosUpdateTrigger = 0x79, BiosSignatureId = 0x8B, MtrrCap = 0xFE, ArchCapabilities = 0x10A, SysenterCs = 0x174, SysenterEsp = 0x175, SysenterEip = 0x176,
+        BiosUpdateTrigger = 0x79, BiosSignatureId = 0x8B, MtrrCap = 0xFE, ArchCapabilities = 0x10A, FlushCmd = 0x10B, SysenterCs = 0x174, SysenterEsp = 0x175, SysenterEip = 0x176,
         McgCap = 0x179, McgStatus = 0x17A, MiscEnable = 0x1A0, DebugCtl = 0x1D9, MtrrPhysBase0 = 0x200, MtrrPhysMask7 = 0x20F, MtrrFix64K00000 = 0x250, MtrrFix16K80000 = 0x258,
         MtrrFix16KA0000 = 0x259, MtrrFix4KC0000 = 0x268, MtrrFix4KF8000 = 0x26F, Pat = 0x277, MtrrDefType = 0x2FF, TscDeadline = 0x6E0, X2ApicFirst = 0x800, X2ApicLast = 0x8FF;
 

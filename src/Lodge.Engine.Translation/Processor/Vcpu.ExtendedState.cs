@@ -372,9 +372,15 @@ internal sealed unsafe partial class Vcpu
     /// <exception cref="State.SavedStateException">The area has another size or reserved bits of MXCSR.</exception>
     internal void SetExtendedState(ReadOnlySpan<byte> state)
     {
-        if (state.Length != 832)
+        if (state.Length < 832)
         {
-            throw new State.SavedStateException($"extended state has {state.Length} bytes, expected 832");
+            throw new State.SavedStateException($"extended state has {state.Length} bytes, expected at least 832");
+        }
+        ulong beyond = BinaryPrimitives.ReadUInt64LittleEndian(state[HeaderOffset..]) & ~(CpuModel.ComponentX87 | CpuModel.ComponentSse | CpuModel.ComponentAvx | CpuModel.ComponentPkru);
+        if (beyond != 0)
+        {
+            string feature = (beyond & CpuModel.ComponentsAvx512) != 0 ? "AVX-512" : (beyond & CpuModel.ComponentsAmx) != 0 ? "AMX" : $"components 0x{beyond:X}";
+            throw new State.SavedStateException($"the guest uses {feature} state, which the software engine lacks");
         }
         uint mxcsr = BinaryPrimitives.ReadUInt32LittleEndian(state[MxcsrOffset..]);
         if ((mxcsr & ~MxcsrMask) != 0)

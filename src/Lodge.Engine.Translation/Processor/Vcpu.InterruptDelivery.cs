@@ -40,6 +40,46 @@ internal sealed unsafe partial class Vcpu
         return DeliverEvent((byte)Vector.Nmi, false, null, 0);
     }
 
+    // An event that another engine had begun to deliver when the processor was saved.
+    private PendingEvent? _pendingEvent;
+
+    private void DeliverPending(in PendingEvent pending)
+    {
+        B->Activity = (uint)ActivityState.Active;
+        B->NextRip = B->Rip + (ulong)pending.InstructionLength;
+        switch (pending.Kind)
+        {
+            case PendingEventKind.Exception:
+                // CR2 and DR6 already hold what the exception recorded.
+                DeliverException((Vector)pending.Vector, pending.ErrorCode, (Vector)pending.Vector == Vector.PageFault ? B->Cr2 : B->Dr6 & 0xE00F);
+                break;
+            case PendingEventKind.Interrupt:
+                DeliverInterrupt(pending.Vector);
+                break;
+            case PendingEventKind.NonMaskable:
+                DeliverNmi();
+                break;
+            default:
+                try
+                {
+                    if (pending.Vector is 3 or 4)
+                    {
+                        DeliverSoftwareTrap((Vector)pending.Vector);
+                    }
+                    else
+                    {
+                        DeliverSoftwareInterrupt(pending.Vector);
+                    }
+                    B->Rip = B->NextRip;
+                }
+                catch (GuestFault fault)
+                {
+                    DeliverException(fault.Vector, fault.ErrorCode, fault.Address);
+                }
+                break;
+        }
+    }
+
     private bool DeliverEvent(byte vector, bool exception, uint? errorCode, ulong address)
     {
         B->InterruptShadow = 0;

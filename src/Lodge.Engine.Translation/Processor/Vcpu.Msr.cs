@@ -56,9 +56,9 @@ internal sealed unsafe partial class Vcpu
                 value = _mtrrVariable[index - Msr.MtrrPhysBase0];
                 return true;
             case Msr.ArchCapabilities when Model.Has(CpuFeature.ArchCapabilities):
-                value = CpuModel.ArchCapabilities;
+                value = Model.ArchCapabilitiesRegister;
                 return true;
-            case Msr.SpecCtrl when Model.Has(CpuFeature.SpeculationControl):
+            case Msr.SpecCtrl when HasSpeculationControl:
                 value = _specCtrl;
                 return true;
             case >= Msr.AmdSyscfg and <= Msr.AmdDeCfg when Model.IsAmd:
@@ -135,10 +135,12 @@ internal sealed unsafe partial class Vcpu
                 return true;
             case Msr.BiosUpdateTrigger or Msr.BiosSignatureId:
                 return true; // no microcode is taken
-            case Msr.SpecCtrl when Model.Has(CpuFeature.SpeculationControl):
-                return Store(ref _specCtrl, value, (value & ~(1UL | 1UL << 10)) == 0); // IBRS, BHI_DIS_S
-            case Msr.PredCmd when Model.Has(CpuFeature.SpeculationControl):
+            case Msr.SpecCtrl when HasSpeculationControl:
+                return Store(ref _specCtrl, value, (value & ~SpeculationBits) == 0);
+            case Msr.PredCmd when HasSpeculationControl:
                 return (value & ~1UL) == 0; // IBPB: the host's kernel keeps predictors of processes apart
+            case Msr.FlushCmd when Model.Has(CpuFeature.FlushL1d):
+                return (value & ~1UL) == 0; // likewise for the first-level cache
             case Msr.SysenterCs:
                 return Store(ref B->SysenterCs, (uint)value, true);
             case Msr.SysenterEsp:
@@ -191,6 +193,12 @@ internal sealed unsafe partial class Vcpu
         int fixedRange = FixedMtrr(index);
         return fixedRange >= 0 && Store(ref _mtrrFixed[fixedRange], value, AreMemoryTypes(value, pat: false));
     }
+
+    private bool HasSpeculationControl => Model.Has(CpuFeature.SpeculationControl) || Model.Has(CpuFeature.AmdIbpb) || Model.Has(CpuFeature.AmdIbrs);
+
+    // IBRS, STIBP, SSBD, BHI_DIS_S: kept for the guest to read, they do nothing here.
+    private ulong SpeculationBits => 1UL | (Model.Has(CpuFeature.Stibp) || Model.Has(CpuFeature.AmdStibp) ? 2UL : 0) | (Model.Has(CpuFeature.Ssbd) || Model.Has(CpuFeature.AmdSsbd) ? 4UL : 0)
+        | (Model.Has(CpuFeature.BranchHistoryControl) ? 1UL << 10 : 0);
 
     private static bool Store(ref ulong register, ulong value, bool valid)
     {

@@ -59,6 +59,11 @@ internal sealed unsafe partial class Vcpu
         HostSignals.SetGsBase(B);
         try
         {
+            if (_pendingEvent is { } pending && !_stopRequested)
+            {
+                _pendingEvent = null;
+                DeliverPending(pending);
+            }
             while (true)
             {
                 if (_debugStop is { } stop)

@@ -29,6 +29,7 @@ internal sealed unsafe partial class Vcpu
         _miscEnable = MiscEnableReset;
         _pat = PatReset;
         _wallClockMsr = _systemTimeMsr = 0;
+        _pendingEvent = null;
         Array.Clear(_mtrrVariable);
         Array.Clear(_mtrrFixed);
         B->Cr0 = Cr0Reset;
@@ -102,6 +103,7 @@ internal sealed unsafe partial class Vcpu
             DebugShadow = B->InterruptShadow == Shadow.StackSegment,
             PendingDebug = PendingDebug,
             NmiBlocked = B->NmiBlocked != 0,
+            PendingEvent = _pendingEvent,
         };
         for (int i = 0; i < 16; i++)
         {
@@ -128,6 +130,7 @@ internal sealed unsafe partial class Vcpu
     {
         ulong efer = state.ModelSpecificRegisters.GetValueOrDefault(Msr.Efer);
         Check(state, efer);
+        CheckTimestampFrequency();
         for (int i = 0; i < 16; i++)
         {
             B->Gpr[i] = state.GeneralRegisters[i];
@@ -149,12 +152,12 @@ internal sealed unsafe partial class Vcpu
         B->Pkru = state.Pkru;
         // CPL is the DPL of SS (3.4.3 and VMX 25.3.1.5 say so of a consistent state); none in real mode, 3 in virtual-8086 mode.
         B->Cpl = !ProtectedMode ? 0 : Virtual8086 ? 3 : (uint)Segment(Seg.Ss)->Dpl;
-        B->Activity = (uint)state.Activity;
+        B->Activity = (uint)(state.PendingTripleFault ? ActivityState.Shutdown : state.Activity);
+        _pendingEvent = state.PendingEvent;
         B->InterruptShadow = state.DebugShadow ? Shadow.StackSegment : state.InterruptShadow ? Shadow.Sti : 0;
         B->NmiBlocked = state.NmiBlocked ? 1u : 0;
         PendingDebug = state.DebugShadow ? state.PendingDebug & 0xF : 0;
         SetExtendedState(state.ExtendedState);
-        Model.TimestampFrequency = Partition.TimestampFrequency;
         RestoreMsrs(state);
         if (UsesPdptes(B->Cr0, B->Cr4, B->Efer))
         {
@@ -177,10 +180,26 @@ internal sealed unsafe partial class Vcpu
             : (efer & ~(EferBits.Sce | EferBits.Lme | EferBits.Lma | EferBits.Nxe | EferBits.AutomaticIbrs)) != 0 || ((efer & EferBits.Lma) != 0) != longMode ? "EFER"
             : longMode && !(IsCanonical(state.Segments[Seg.Fs].Base) && IsCanonical(state.Segments[Seg.Gs].Base) && IsCanonical(state.InstructionPointer)) ? "a base or RIP"
             : state.Activity > ActivityState.WaitForSipi ? "activity"
+            : state.NestedState.Length > 0 ? "it runs nested guests, which needs VMX or SVM; the software engine has neither"
             : null;
         if (wrong is not null)
         {
             throw new SavedStateException($"processor state is not valid: {wrong}");
+        }
+    }
+
+    // A guest that was started elsewhere takes its counter for as fast as it was there; nothing here can make the host's faster or slower.
+    private void CheckTimestampFrequency()
+    {
+        long own = Partition.TimestampFrequency, guest = Model.TimestampFrequency;
+        if (guest == 0)
+        {
+            Model.TimestampFrequency = own;
+        }
+        else if (!CpuModel.IsCloseEnough(guest, own))
+        {
+            throw new SavedStateException(
+                $"the machine's time stamp counter runs at {guest / 1000} kHz and this host's at {own / 1000} kHz, which needs TSC scaling; the software engine has none");
         }
     }
 
@@ -217,6 +236,15 @@ internal sealed unsafe partial class Vcpu
                         throw new SavedStateException($"processor state is not valid: MSR 0x{index:X}");
                     }
                     break;
+            }
+        }
+        // Registers that only another engine has are dropped where they do nothing.
+        foreach ((uint index, ulong value) in state.ModelSpecificRegisters)
+        {
+            bool known = Array.IndexOf(s_savedMsrs, index) >= 0 || index is Msr.ApicBase or Msr.TscDeadline or (>= Msr.X2ApicFirst and <= Msr.X2ApicLast);
+            if (!known && value != 0 && !(TryReadMsr(index, out ulong own) && own == value) && !TryWriteMsr(index, value))
+            {
+                throw new SavedStateException($"the guest uses MSR 0x{index:X} (0x{value:X}), which the software engine lacks");
             }
         }
     }

@@ -18,12 +18,37 @@ public enum ActivityState : byte
     WaitForSipi = 3,
 }
 
+/// <summary>Kind of a <see cref="PendingEvent"/>.</summary>
+public enum PendingEventKind : byte
+{
+    /// <summary>A fault or trap.</summary>
+    Exception = 0,
+
+    /// <summary>An external interrupt that was acknowledged.</summary>
+    Interrupt = 1,
+
+    /// <summary>A non-maskable interrupt.</summary>
+    NonMaskable = 2,
+
+    /// <summary>INT n, or INT3 and INTO when the vector is 3 or 4.</summary>
+    SoftwareInterrupt = 3,
+}
+
+/// <summary>An event in delivery (Intel SDM vol. 3, 27.2.4: information for events that occur during event delivery).</summary>
+/// <param name="Kind">What it is.</param>
+/// <param name="Vector">Vector; below 32 for exceptions.</param>
+/// <param name="ErrorCode">What is pushed with it, or null.</param>
+/// <param name="InstructionLength">For software interrupts: bytes of the instruction, which RIP still points to; 0 when RIP is already behind it.</param>
+public readonly record struct PendingEvent(PendingEventKind Kind, byte Vector, uint? ErrorCode = null, int InstructionLength = 0);
+
 /// <summary>
 /// The architectural state of one processor in the one form that every engine reads and writes: general registers, segments, control, debug and
 /// model-specific registers, extended state and local APIC. A mutable value object, never live.
 /// </summary>
 public sealed class ProcessorState : ISavedState<ProcessorState>
 {
+    private const int MinimumExtendedState = 832, MaximumNestedState = 1 << 16;
+
     /// <summary>RAX RCX RDX RBX RSP RBP RSI RDI R8-R15, in encoding order.</summary>
     public ulong[] GeneralRegisters { get; set; } = new ulong[16];
 
@@ -78,7 +103,10 @@ public sealed class ProcessorState : ISavedState<ProcessorState>
     /// <summary>Model-specific registers by index, EFER, STAR, TSC, APIC base and the KVM paravirtual ones among them.</summary>
     public SortedDictionary<uint, ulong> ModelSpecificRegisters { get; set; } = [];
 
-    /// <summary>Extended state in the standard (not compacted) XSAVE format, 832 bytes: legacy region, header, AVX component at 576.</summary>
+    /// <summary>
+    /// Extended state in the standard (not compacted) XSAVE format: legacy region, header, AVX component at 576, so 832 bytes at least; as many more, up to
+    /// <see cref="XsaveLayout.MaximumLength"/>, as components need that are in use (AVX-512, AMX), where the model's <see cref="CpuModel.Layout"/> has them. Never PKRU.
+    /// </summary>
     public byte[] ExtendedState { get; set; } = CreateResetExtendedState();
 
     /// <summary>PKRU.</summary>
@@ -111,8 +139,17 @@ public sealed class ProcessorState : ISavedState<ProcessorState>
     /// <summary>An INIT is pending.</summary>
     public bool PendingInit { get; set; }
 
+    /// <summary>An event that was being delivered when the processor stopped and is delivered before its next instruction.</summary>
+    public PendingEvent? PendingEvent { get; set; }
+
+    /// <summary>A triple fault is pending: the processor shuts down when it runs.</summary>
+    public bool PendingTripleFault { get; set; }
+
+    /// <summary>State of a guest that is a hypervisor itself, in KVM's form (KVM_GET_NESTED_STATE); empty when there is none.</summary>
+    public byte[] NestedState { get; set; } = [];
+
     /// <inheritdoc/>
-    public static int Version => 1;
+    public static int Version => 2;
 
     /// <summary>Extended state after reset: FCW 0x37F, MXCSR 0x1F80, nothing in use.</summary>
     public static byte[] CreateResetExtendedState()
@@ -164,6 +201,15 @@ public sealed class ProcessorState : ISavedState<ProcessorState>
         writer.Bool(18, PendingInit);
         writer.Bool(19, DebugShadow);
         writer.UInt64(20, PendingDebug);
+        if (PendingEvent is { } pending)
+        {
+            writer.UInt64Array(21, [(ulong)pending.Kind, pending.Vector, pending.ErrorCode ?? 0, pending.ErrorCode is null ? 0UL : 1, (ulong)pending.InstructionLength]);
+        }
+        writer.Bool(22, PendingTripleFault);
+        if (NestedState.Length > 0)
+        {
+            writer.Bytes(23, NestedState);
+        }
     }
 
     /// <inheritdoc/>
@@ -197,10 +243,10 @@ public sealed class ProcessorState : ISavedState<ProcessorState>
         {
             state.ModelSpecificRegisters[(uint)msrs[i * 2]] = msrs[(i * 2) + 1];
         }
-        byte[] extended = reader.Bytes(10, 832);
-        if (extended.Length != 832)
+        byte[] extended = reader.Bytes(10, XsaveLayout.MaximumLength);
+        if (extended.Length < MinimumExtendedState)
         {
-            throw new SavedStateException($"extended state has {extended.Length} bytes, expected 832");
+            throw new SavedStateException($"extended state has {extended.Length} bytes, expected at least {MinimumExtendedState}");
         }
         state.ExtendedState = extended;
         state.Pkru = reader.UInt32(11);
@@ -214,6 +260,18 @@ public sealed class ProcessorState : ISavedState<ProcessorState>
         state.PendingInit = reader.Bool(18);
         state.DebugShadow = reader.Bool(19);
         state.PendingDebug = reader.UInt64(20);
+        if (reader.Has(21))
+        {
+            ulong[] pending = reader.UInt64Array(21, 5);
+            if (pending[0] > (ulong)PendingEventKind.SoftwareInterrupt || pending[1] > 255 || pending[2] > uint.MaxValue || pending[3] > 1 || pending[4] > 15
+                || (pending[0] == (ulong)PendingEventKind.Exception && pending[1] > 31))
+            {
+                throw new SavedStateException("the saved event in delivery is malformed");
+            }
+            state.PendingEvent = new PendingEvent((PendingEventKind)pending[0], (byte)pending[1], pending[3] != 0 ? (uint)pending[2] : null, (int)pending[4]);
+        }
+        state.PendingTripleFault = reader.Bool(22);
+        state.NestedState = reader.Bytes(23, MaximumNestedState);
         return state;
     }
 }
