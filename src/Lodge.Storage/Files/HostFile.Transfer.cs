@@ -7,8 +7,8 @@ namespace Lodge.Storage.Files;
 /// <summary>Reading and writing.</summary>
 public sealed partial class HostFile
 {
-    /// <summary>Writes up to this many bytes go into the page cache on the calling thread.</summary>
-    private const int InlineWrite = 256 * 1024;
+    /// <summary>Up to this many bytes are copied from or to the page cache on the calling thread. Longer copies run side by side.</summary>
+    private const int InlineLength = 256 * 1024;
 
     private const int BounceLength = 256 * 1024;
     private const int Page = 4096;
@@ -41,7 +41,7 @@ public sealed partial class HostFile
 
         try
         {
-            while (!_cannotNoWait)
+            while (!_cannotNoWait && destination.Length <= InlineLength)
             {
                 var count = HostSystemCalls.Transfer(_handle, write: false, offset, destination, HostSystemCalls.NoWait);
                 if (count == destination.Length)
@@ -87,7 +87,7 @@ public sealed partial class HostFile
             return WriteDirectAsync(offset, source, flags, cancellation);
         }
 
-        if (source.Length > InlineWrite || flags != 0 || _synchronous)
+        if (source.Length > InlineLength || flags != 0 || _synchronous)
         {
             return Dispatch(HostFileWork.Write, offset, 0, source, flags, cancellation);
         }
