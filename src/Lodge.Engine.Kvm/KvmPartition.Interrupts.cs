@@ -15,7 +15,7 @@ internal sealed partial class KvmPartition
     internal bool ExternalAsserted => _externalAsserted;
 
     /// <inheritdoc/>
-    public override void SignalMessage(ulong address, uint data) => _machine.SignalMessage(address, data);
+    public override void SignalMessage(ulong address, uint data) => Messages.Send(address, data);
 
     /// <inheritdoc/>
     public override void SetExternalInterrupt(bool asserted)

@@ -1,7 +1,9 @@
 using Lodge.Engine.Kvm.Cpuid;
 using Lodge.Engine.Kvm.Interop;
+using Lodge.Engine.Kvm.Interrupts;
 using Lodge.Engine.Kvm.Memory;
 using Lodge.Engine.Kvm.Registers;
+using Lodge.Engine.Memory;
 
 namespace Lodge.Engine.Kvm;
 
@@ -16,11 +18,12 @@ internal sealed partial class KvmPartition : Partition
     private readonly KvmSystem _system;
     private readonly KvmVirtualMachine _machine;
     private readonly KvmProcessor[] _processors;
+    private readonly RouteTable _routes = null!;
+    private readonly DirtyRing? _ring;
 
     internal KvmPartition(PartitionOptions options, bool dirtyRings)
     {
         Options = options;
-        DirtyRings = dirtyRings;
         _processors = new KvmProcessor[options.ProcessorCount];
         KickSignal.Install();
         _system = new KvmSystem();
@@ -33,13 +36,20 @@ internal sealed partial class KvmPartition : Partition
             _machine.TryEnable(KvmCapability.UserSpaceMsr, MsrExitUnknown | MsrExitFilter);
             _machine.SetIdentityMapAddress(IdentityMapAddress);
             _machine.SetTssAddress(TssAddress);
+            _routes = new RouteTable(_machine, LearnedPlaces);
+            Messages = new MessageGate(_machine, _routes);
+            Doorbells = _machine.Check(KvmCapability.Ioeventfd) != 0 ? new KvmDoorbells(_machine) : null;
+            InterruptEvents = _machine.Check(KvmCapability.Irqfd) != 0 ? _routes : null;
             Slots = new MemorySlots(_machine, options.Memory);
+            _ring = dirtyRings ? DirtyRing.TryCreate(_machine, Slots) : null;
+            DirtyTracking = _ring ?? (IDirtyTracking)new DirtyLog(_machine, Slots);
             Registers = new RegisterTransfer(_machine, options.Model);
             var identification = new ProcessorIdentification(_system);
             for (int i = 0; i < _processors.Length; i++)
             {
                 KvmProcessorHandle handle = _machine.CreateProcessor(i);
                 _processors[i] = new KvmProcessor(this, handle, i);
+                _ring?.Add(handle);
                 if (i == 0)
                 {
                     options.Model.TimestampFrequency = handle.TscKhz * 1000L;
@@ -47,6 +57,7 @@ internal sealed partial class KvmPartition : Partition
                 identification.Apply(handle, options.Model, i);
                 _processors[i].NoteResetState();
             }
+            BeginTime();
         }
         catch
         {
@@ -70,7 +81,23 @@ internal sealed partial class KvmPartition : Partition
     /// <inheritdoc/>
     public override IReadOnlyList<VirtualProcessor> Processors => _processors;
 
-    private bool DirtyRings { get; }
+    /// <inheritdoc/>
+    public override IDoorbells? Doorbells { get; }
+
+    /// <inheritdoc/>
+    public override IInterruptEvents? InterruptEvents { get; }
+
+    /// <inheritdoc/>
+    public override IDirtyTracking DirtyTracking { get; } = null!;
+
+    /// <summary>What messages to local APICs go through.</summary>
+    internal MessageGate Messages { get; } = null!;
+
+    /// <summary>Routes of the kernel's.</summary>
+    internal RouteTable Routes => _routes;
+
+    /// <summary>Empties the dirty rings, of which one is full.</summary>
+    internal void HarvestDirtyRings() => _ring?.Harvest();
 
     /// <inheritdoc/>
     public override void Reset()
@@ -84,6 +111,9 @@ internal sealed partial class KvmPartition : Partition
     /// <inheritdoc/>
     public override void Dispose()
     {
+        EndTime();
+        (DirtyTracking as DirtyLog)?.Stop();
+        _ring?.Dispose();
         foreach (KvmProcessor? processor in _processors)
         {
             processor?.Dispose();

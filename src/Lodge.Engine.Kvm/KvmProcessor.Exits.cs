@@ -5,7 +5,7 @@ namespace Lodge.Engine.Kvm;
 // The rarer exits, and the counters.
 internal sealed unsafe partial class KvmProcessor
 {
-    private long _portExits, _memoryExits, _kicks, _windows, _endsOfInterrupt, _msrExits, _otherExits, _externalInterrupts;
+    private long _portExits, _memoryExits, _kicks, _windows, _endsOfInterrupt, _msrExits, _debugExits, _ringFull, _otherExits, _externalInterrupts;
 
     /// <inheritdoc/>
     public override IReadOnlyDictionary<string, long> Counters => new Dictionary<string, long>
@@ -17,8 +17,12 @@ internal sealed unsafe partial class KvmProcessor
         ["external interrupts"] = _externalInterrupts,
         ["ends of interrupt"] = _endsOfInterrupt,
         ["MSR exits"] = _msrExits,
+        ["debug exits"] = _debugExits,
+        ["dirty rings full"] = _ringFull,
         ["other exits"] = _otherExits,
     };
+
+    private const uint SystemEventShutdown = 1, SystemEventReset = 2, SystemEventCrash = 3;
 
     private ProcessorExit? OtherExit(KvmRun* run)
     {
@@ -45,24 +49,29 @@ internal sealed unsafe partial class KvmProcessor
             case KvmExit.Interrupted or KvmExit.SetTpr or KvmExit.TprAccess or KvmExit.BusLock or KvmExit.Notify:
                 _otherExits++;
                 return null;
+            case KvmExit.HyperV:
+                const uint Hypercall = 2;
+                const ulong InvalidHypercallCode = 2;
+                _otherExits++;
+                if (run->HyperVType == Hypercall)
+                {
+                    run->HyperVHypercallResult = InvalidHypercallCode;
+                }
+                return null;
+            case KvmExit.DirtyRingFull:
+                _ringFull++;
+                _partition.HarvestDirtyRings();
+                return null;
+            case KvmExit.Debug:
+                _debugExits++;
+                return StopsForDebugger(run->Debug) ? ProcessorExit.Debug : null;
             case KvmExit.Shutdown:
                 return ProcessorExit.Shutdown;
+            case KvmExit.SystemEvent when run->SystemEventType is SystemEventShutdown or SystemEventReset or SystemEventCrash:
+                return ProcessorExit.Shutdown;
             default:
-                FailureReason = $"KVM exit {(uint)run->ExitReason}";
+                FailureReason = DescribeFailure(run);
                 return ProcessorExit.Failed;
         }
-    }
-
-    /// <inheritdoc/>
-    public override void SetDebug(DebugRequest request)
-    {
-    }
-
-    /// <inheritdoc/>
-    public override bool TryTranslate(ulong linear, out ulong physical)
-    {
-        KvmTranslation translation = _handle.Translate(linear);
-        physical = translation.Physical;
-        return translation.Valid != 0;
     }
 }

@@ -79,6 +79,18 @@ internal sealed unsafe partial class KvmProcessor
         }
     }
 
+    /// <summary>Whether a thread is in <see cref="Run"/>.</summary>
+    internal bool Running
+    {
+        get
+        {
+            lock (_kickGate)
+            {
+                return _thread != 0;
+            }
+        }
+    }
+
     private ProcessorExit Loop()
     {
         KvmRun* run = _handle.Run;
@@ -94,6 +106,10 @@ internal sealed unsafe partial class KvmProcessor
         if (TakeStop(run))
         {
             return ProcessorExit.Stopped;
+        }
+        if (StopsBeforeFirst())
+        {
+            return ProcessorExit.Debug;
         }
         ServeEvents(run);
         while (true)
@@ -236,7 +252,7 @@ internal sealed unsafe partial class KvmProcessor
         }
         else if ((entry & (Masked | Mode)) == ModeFixed)
         {
-            _partition.Machine.SignalMessage(0xFEE0_0000 | ((ulong)Index << 12), entry & 0xFF);
+            _partition.SignalMessage(0xFEE0_0000 | ((ulong)Index << 12), entry & 0xFF);
         }
     }
 }

@@ -27,7 +27,9 @@ internal sealed unsafe partial class KvmProcessor : VirtualProcessor, IDisposabl
     public override ProcessorState GetState()
     {
         ServeNmi();
-        return _partition.Registers.Store(_handle);
+        ProcessorState state = _partition.Registers.Store(_handle);
+        ShowHeldTime(state);
+        return state;
     }
 
     /// <inheritdoc/>
@@ -35,13 +37,17 @@ internal sealed unsafe partial class KvmProcessor : VirtualProcessor, IDisposabl
     {
         Interlocked.Exchange(ref _lint1, 0);
         _partition.Registers.Load(_handle, state);
+        _partition.Routes.LearnPending(Index, state.LocalApic);
+        _partition.HoldTimeOf(this, state);
     }
 
     /// <summary>Keeps the state of a processor that has never run as its reset state.</summary>
     internal void NoteResetState()
     {
+        const uint TimestampCounter = 0x10;
         _resetState = _partition.Registers.Store(_handle);
         _resetState.GeneralRegisters[2] = _partition.Options.Model.Signature; // EDX (Intel SDM vol. 3, table 11-1)
+        _resetState.ModelSpecificRegisters[TimestampCounter] = 0;
         Reset();
     }
 

@@ -54,6 +54,15 @@ public abstract class Partition : IDisposable
     /// <summary>Who is told of level-triggered ends of interrupt.</summary>
     public IEndOfInterruptListener? EndOfInterruptListener { get; set; }
 
+    /// <summary>Guest writes as eventfd signals; null when this engine has no such thing.</summary>
+    public virtual IDoorbells? Doorbells => null;
+
+    /// <summary>Eventfd signals as interrupts; null when this engine has no such thing.</summary>
+    public virtual IInterruptEvents? InterruptEvents => null;
+
+    /// <summary>Which pages are written; null when this engine cannot tell.</summary>
+    public virtual IDirtyTracking? DirtyTracking => null;
+
     /// <summary>Puts every processor and local APIC in its reset state. All processors must be stopped.</summary>
     public abstract void Reset();
 

@@ -68,6 +68,10 @@ internal unsafe struct KvmRun
     [FieldOffset(40)] public fixed ulong HypercallArguments[6];
     [FieldOffset(88)] public ulong HypercallResult;
 
+    // KVM_EXIT_HYPERV: 1 SynIC, 2 hypercall, 3 debugger.
+    [FieldOffset(32)] public uint HyperVType;
+    [FieldOffset(48)] public ulong HyperVHypercallResult;
+
     // KVM_EXIT_MEMORY_FAULT.
     [FieldOffset(32)] public ulong MemoryFaultFlags;
     [FieldOffset(40)] public ulong MemoryFaultAddress;
