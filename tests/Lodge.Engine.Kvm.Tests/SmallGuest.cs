@@ -55,6 +55,62 @@ internal sealed class SmallGuest : IDisposable
         Processor.SetState(state);
     }
 
+    /// <summary>Selectors of <see cref="LongMode"/>'s descriptor table.</summary>
+    public const ushort KernelCode = 0x08, KernelData = 0x10, UserData = 0x18 | 3, UserCode = 0x20 | 3, TaskSelector = 0x28;
+
+    /// <summary>
+    /// Puts a processor in 64-bit mode, ring 0, at <paramref name="entry"/>: 4 GiB mapped one to one for ring 0 and 3, descriptor table, empty interrupt table
+    /// and a task state with the stack for ring 0.
+    /// </summary>
+    public void LongMode(ulong entry = Code, int processor = 0, Action<ProcessorState>? change = null)
+    {
+        Memory.TryWrite(PageTables, (PageTables + 0x1000) | 7);
+        for (ulong i = 0; i < 4; i++)
+        {
+            ulong directory = PageTables + 0x2000 + (i << 12);
+            Memory.TryWrite(PageTables + 0x1000 + (i * 8), directory | 7);
+            for (ulong j = 0; j < 512; j++)
+            {
+                Memory.TryWrite(directory + (j * 8), (i << 30) | (j << 21) | 0x87);
+            }
+        }
+        ulong[] descriptors = [0, 0x00AF_9B00_0000_FFFF, 0x00CF_9300_0000_FFFF, 0x00CF_F300_0000_FFFF, 0x00AF_FB00_0000_FFFF, 0x0000_8B00_0000_0067 | (TaskState & 0xFF_FFFF) << 16, 0];
+        for (int i = 0; i < descriptors.Length; i++)
+        {
+            Memory.TryWrite(GlobalTable + ((ulong)i * 8), descriptors[i]);
+        }
+        ulong stack = Stack - ((ulong)processor << 12);
+        Memory.TryWrite(TaskState + 4, Stack);
+        VirtualProcessor target = Partition.Processors[processor];
+        ProcessorState state = target.GetState();
+        state.Cr0 = 0x8000_0031;
+        state.Cr3 = PageTables;
+        state.Cr4 = 0x20;
+        state.ModelSpecificRegisters[0xC000_0080] = 0x501;
+        var data = new SegmentState(KernelData, 0, uint.MaxValue, 0xC093);
+        state.Segments = [data, new SegmentState(KernelCode, 0, uint.MaxValue, 0xA09B), data, data, data, data];
+        state.TaskRegister = new SegmentState(TaskSelector, TaskState, 0x67, 0x8B);
+        state.GlobalDescriptorTable = new TableRegister(GlobalTable, 0x3F);
+        state.InterruptDescriptorTable = new TableRegister(InterruptTable, 0xFFF);
+        state.InstructionPointer = entry;
+        state.GeneralRegisters[4] = stack;
+        state.Flags = 2;
+        state.Activity = ActivityState.Active;
+        change?.Invoke(state);
+        target.SetState(state);
+    }
+
+    /// <summary>Puts a 64-bit interrupt gate in the table.</summary>
+    public void Gate(int vector, ulong handler)
+    {
+        ulong at = InterruptTable + ((ulong)vector * 16);
+        Memory.TryWrite(at, (handler & 0xFFFF) | ((ulong)KernelCode << 16) | (0x8E00UL << 32) | ((handler >> 16 & 0xFFFF) << 48));
+        Memory.TryWrite(at + 8, handler >> 32);
+    }
+
+    /// <summary>Reads a 32-bit word of the guest's memory.</summary>
+    public uint Word(ulong address) => Memory.TryRead(address, out uint value) ? value : throw new InvalidOperationException();
+
     /// <summary>Runs processor 0 until the guest ends it by the port.</summary>
     public void RunToEnd()
     {
