@@ -27,7 +27,7 @@ public class ProtectedModeTests
             a.mov(eax, cr0);
             a.or(al, 1);
             a.mov(cr0, eax);
-            a.jmp((ushort)8, (uint)Entry);
+            a.db([0x66, 0xEA, .. BitConverter.GetBytes((uint)Entry), 8, 0]); // jmp 8:Entry
         });
         guest.Put(Entry, 32, a =>
         {

@@ -114,8 +114,32 @@ internal sealed class SmallGuest : IDisposable
     /// <summary>Runs processor 0 until the guest ends it by the port.</summary>
     public void RunToEnd()
     {
+        bool late = false;
+        using var watchdog = new Timer(_ =>
+        {
+            late = true;
+            Processor.Stop();
+        }, null, TimeSpan.FromSeconds(60), Timeout.InfiniteTimeSpan);
         ProcessorExit exit = Processor.Run();
-        Assert.True(exit == ProcessorExit.Stopped && Bus.Ended, $"{exit}: {Processor.FailureReason}");
+        Assert.False(late, $"the guest does not end{Where()}");
+        Assert.True(exit == ProcessorExit.Stopped && Bus.Ended, $"{exit}: {Processor.FailureReason}{Where()}");
+    }
+
+    /// <summary>Has ring 0 enter ring 3 at <paramref name="user"/>, where I/O is allowed.</summary>
+    public void PutEntryToRingThree(ulong user) => Put(Code, 64, a =>
+    {
+        a.push((int)UserData);
+        a.push((int)Stack - 0x2000);
+        a.push(0x3002);
+        a.push((int)UserCode);
+        a.push((int)user);
+        a.iretq();
+    });
+
+    private string Where()
+    {
+        ProcessorState state = Processor.GetState();
+        return $"; at {state.Segments[1].Selector:x4}:{state.InstructionPointer:x}, cr0 {state.Cr0:x}, log: {string.Join(", ", Bus.Log)}";
     }
 
     public void Dispose()
