@@ -2,6 +2,7 @@ using System.CommandLine;
 using System.CommandLine.Help;
 using System.CommandLine.Parsing;
 using Lodge.Cli.Console;
+using Lodge.Cli.Host;
 using Lodge.Cli.Image;
 using Lodge.Cli.Network;
 using Lodge.Cli.Run;
@@ -32,12 +33,13 @@ internal static class Program
     {
         try
         {
-            int separator = arguments is ["image" or "network", ..] ? -1 : Array.IndexOf(arguments, "--");
+            int separator = arguments is ["image" or "network" or "host", ..] ? -1 : Array.IndexOf(arguments, "--");
             string[]? words = separator < 0 ? null : arguments[(separator + 1)..];
             string[] own = separator < 0 ? arguments : arguments[..separator];
+            own = own is ["run", ..] ? HostResources.WithDefaults(own) : own;
             RootCommand root = own is ["image", { } verb, ..]
                 ? new("Lodge runs virtual machines.") { ImageCommand.Create(verb) }
-                : new("Lodge runs virtual machines.") { RunCommand.Create(words, run), ImageCommand.Create(), NetworkCommand.Create() };
+                : new("Lodge runs virtual machines.") { RunCommand.Create(words, run), ImageCommand.Create(), NetworkCommand.Create(), HostCommand.Create() };
             root.Directives.Clear();
             ParseResult parsed = root.Parse(own, new ParserConfiguration { ResponseFileTokenReplacer = null, EnablePosixBundling = false });
             if (parsed.Errors.Count != 0 && parsed.Action is not (HelpAction or RunCommand.ManualAction or ImageManual))
@@ -73,7 +75,7 @@ internal static class Program
     private static string Explain(ParseResult parsed)
     {
         string? group = parsed.RootCommandResult.Children.OfType<CommandResult>().FirstOrDefault()?.Command.Name;
-        group = group is "image" or "network" ? group : null;
+        group = group is "image" or "network" or "host" ? group : null;
         string name = parsed.CommandResult.Command.Name;
         string verb = parsed.CommandResult.Command is RootCommand ? "lodge" : group is not null && name != group ? $"lodge {group} {name}" : $"lodge {name}";
         if (group is not null)
@@ -100,7 +102,7 @@ internal static class Program
     {
         if (parsed.CommandResult.Command.Subcommands.Count != 0)
         {
-            return parsed.UnmatchedTokens is [{ } word, ..] ? $"'{word}' is not a command of lodge {group}; see 'lodge {group} --help'" : $"a command is missing; see 'lodge {group} --help'";
+            return parsed.UnmatchedTokens is [{ } word, ..] ? word.StartsWith('-') ? $"option '{word}' is not known; see 'lodge {group} --help'" : $"'{word}' is not a command of lodge {group}; see 'lodge {group} --help'" : $"a command is missing; see 'lodge {group} --help'";
         }
         string message = parsed.UnmatchedTokens is [{ } token, ..]
             ? token.StartsWith('-') ? $"option '{token}' is not known" : $"'{token}' is not expected here"

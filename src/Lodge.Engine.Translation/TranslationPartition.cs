@@ -14,12 +14,18 @@ public sealed class TranslationEngine : IEngine
     /// <inheritdoc/>
     public string Name => "translate";
 
+    /// <summary>Why this host cannot run it, in one line; null when it can.</summary>
+    public static string? Unusable() => System.Runtime.Intrinsics.X86.Bmi2.X64.IsSupported && System.Runtime.Intrinsics.X86.Avx2.IsSupported
+        ? null
+        : "the software engine needs a host processor with AVX2 and BMI2 (x86-64-v3, any since about 2015); this one lacks them";
+
     /// <inheritdoc/>
+    /// <exception cref="NotSupportedException">This host cannot run it, with the message of <see cref="Unusable"/>, or it lacks something that was asked for.</exception>
     public Partition CreatePartition(PartitionOptions options)
     {
-        if (!System.Runtime.Intrinsics.X86.Bmi2.X64.IsSupported || !System.Runtime.Intrinsics.X86.Avx2.IsSupported)
+        if (Unusable() is { } reason)
         {
-            throw new NotSupportedException("the software engine needs a host processor with AVX2 and BMI2 (x86-64-v3, any since about 2015); this one lacks them");
+            throw new NotSupportedException(reason);
         }
         ProcessorOptions asked = options.Processor;
         string? refused = asked.HyperV ? "Hyper-V's enlightenments" : asked.Nested ? "nested virtualization" : asked.PerformanceMonitoring ? "performance counters" : null;

@@ -127,7 +127,7 @@ public class RunOptionsTests
     [InlineData("run", "--cpus", "0")]
     [InlineData("run", "--cpus", "256")]
     [InlineData("run", "--cpu", "v9")]
-    [InlineData("run", "--engine", "kvm")]
+    [InlineData("run", "--engine", "xen")]
     [InlineData("run", "--name", "a b")]
     [InlineData("run", "--unknown")]
     [InlineData("run", "--debug-exit=65536")]

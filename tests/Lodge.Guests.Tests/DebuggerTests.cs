@@ -117,7 +117,7 @@ public sealed class DebuggerTests : IDisposable
             RedirectStandardOutput = true,
             RedirectStandardError = true,
         };
-        foreach (string argument in (string[])["run", "--kernel", kernel, "--cpus", "2", "--memory", "64M", "--debug-exit", "--timeout", "120", "--gdb", socket])
+        foreach (string argument in (string[])["run", "--engine", "translate", "--kernel", kernel, "--cpus", "2", "--memory", "64M", "--debug-exit", "--timeout", "120", "--gdb", socket])
         {
             start.ArgumentList.Add(argument);
         }

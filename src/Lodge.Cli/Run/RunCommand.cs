@@ -4,6 +4,7 @@ using System.CommandLine.Invocation;
 using System.CommandLine.Parsing;
 using System.Net;
 using Lodge.Engine;
+using Lodge.Engine.Memory;
 using Lodge.Engine.Processor;
 using Lodge.Network.Filters;
 using Lodge.Network.User;
@@ -35,6 +36,7 @@ internal static class RunCommand
           lodge run debian --deny 10.0.0.0/8 --deny 192.168.0.0/16 --allow 'tcp any 80,443' -- apt-get update
           lodge run --net none -- ip address
           lodge run --share .:/work -- sh -c 'cd /work && ls'
+          lodge run debian --engine kvm --cpus 2 --pin 2,3 --memory 4G --hugepages --memory-lock
           lodge run --kernel test.elf --debug-exit --timeout 30
 
         Exit status: the command's own; without one 0 after power-off, 200 reset, 201 triple fault, 202 kernel panic, 203 engine failure,
@@ -57,7 +59,11 @@ internal static class RunCommand
         Option<bool> hyperv = new("--hyperv") { Description = "Hyper-V's enlightenments, for Windows guests (engine kvm)" };
         Option<bool> nested = new("--nested") { Description = "VMX or SVM: the guest can run virtual machines itself (engine kvm)" };
         Option<bool> pmu = new("--pmu") { Description = "Performance counters for the guest (engine kvm)" };
-        Option<string> engine = Parsed("--engine", "What executes the guest: auto or translate [default: auto]", "NAME", RunOptions.ParseEngine);
+        Option<HugePages> hugePages = Parsed(HostResources.HugePagesOption, "Back the memory by huge pages of this host: 2M or 1G of its pool, or transparent [2M]", "SIZE", HostResources.ParseHugePages);
+        Option<bool> mergeable = new("--mergeable") { Description = "Let this host's kernel merge pages of memory that have the same content in several machines (KSM)" };
+        Option<bool> memoryLock = new("--memory-lock") { Description = "Take all memory of the machine at once and keep it out of swap" };
+        Option<IReadOnlyList<int>> pin = Parsed("--pin", "Bind the machine's CPUs to these of this host, the first to the first and so on", "CPU[,CPU...]", HostResources.ParsePin);
+        Option<string> engine = Parsed("--engine", "What executes the guest: kvm (the hardware), translate (in software), or auto: kvm where it can run a kernel, see 'lodge host' [default: auto]", "NAME", RunOptions.ParseEngine);
         Option<string> name = Parsed("--name", "Name of the machine, and host name of the default system [default: lodge]", "NAME", RunOptions.ParseName);
         Option<IReadOnlyList<DiskOption>> disk = new("--disk")
         {
@@ -135,7 +141,7 @@ internal static class RunCommand
             "NAME=FILE[,NAME=FILE...]|on|off",
             CloudInitOption.Parse);
 
-        Command command = new("run", About) { image, keep, cloudInit, kernel, initrd, append, memory, processors, cpu, hyperv, nested, pmu, disk, cdrom, net, publish, allow, deny, capture, share, vsock, engine, name, gdb, debugExit, timeout, trace, verbose };
+        Command command = new("run", About) { image, keep, cloudInit, kernel, initrd, append, memory, hugePages, mergeable, memoryLock, processors, cpu, hyperv, nested, pmu, pin, disk, cdrom, net, publish, allow, deny, capture, share, vsock, engine, name, gdb, debugExit, timeout, trace, verbose };
         command.Add(new HelpOption { Action = new ManualAction() });
         command.SetAction(parsed => run(new RunOptions
         {
@@ -148,6 +154,9 @@ internal static class RunCommand
             Initrd = parsed.GetValue(initrd),
             Append = parsed.GetValue(append) ?? "",
             Memory = parsed.GetResult(memory) is null ? RunOptions.DefaultMemory : parsed.GetValue(memory),
+            Backing = new MemoryBacking(
+                parsed.GetResult(hugePages) is null ? HugePages.None : parsed.GetValue(hugePages), parsed.GetValue(mergeable), parsed.GetValue(memoryLock)),
+            Pin = parsed.GetResult(pin) is null ? [] : parsed.GetValue(pin) ?? [],
             Processors = parsed.GetResult(processors) is null ? 1 : parsed.GetValue(processors),
             Cpu = parsed.GetResult(cpu) is null ? CpuModelName.V3 : parsed.GetValue(cpu),
             Processor = ProcessorOptions.None with { HyperV = parsed.GetValue(hyperv), Nested = parsed.GetValue(nested), PerformanceMonitoring = parsed.GetValue(pmu) },

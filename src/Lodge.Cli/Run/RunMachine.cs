@@ -1,7 +1,6 @@
 using Lodge.Cli.Console;
 using Lodge.Engine;
 using Lodge.Engine.Processor;
-using Lodge.Engine.Translation;
 using Lodge.Machine;
 using Lodge.Machine.Boot;
 using Lodge.Machine.Devices.Virtio.Balloon;
@@ -20,12 +19,13 @@ internal static class RunMachine
 
     /// <summary>Makes it.</summary>
     /// <exception cref="LodgeException">The kernel cannot be loaded, or the host refuses.</exception>
-    public static VirtualMachine Create(RunOptions options, RunPlan plan, RunConsole console, RunDisks disks, RunNetworks networks, RunShares shares, RunVsock sockets)
+    public static VirtualMachine Create(IEngine engine, RunOptions options, RunPlan plan, RunConsole console, RunDisks disks, RunNetworks networks, RunShares shares, RunVsock sockets)
     {
-        IEngine engine = new TranslationEngine(); // the only one so far, so also what "auto" means
         MachineConfiguration configuration = new()
         {
             MemorySize = options.Memory,
+            Backing = options.Backing,
+            Pinning = options.Pin,
             ProcessorCount = options.Processors,
             Model = Model(options, engine),
             Processor = options.Processor,

@@ -3,6 +3,7 @@ using System.Net;
 using System.Net.Sockets;
 using System.Text;
 using Lodge.Engine;
+using Lodge.Engine.Memory;
 using Lodge.Engine.Processor;
 using Lodge.Network.Filters;
 using Lodge.Network.User;
@@ -53,7 +54,13 @@ internal sealed record RunOptions
 
     public ulong Memory { get; init; } = DefaultMemory;
 
+    /// <summary>How the host backs the memory.</summary>
+    public MemoryBacking Backing { get; init; } = MemoryBacking.Default;
+
     public int Processors { get; init; } = 1;
+
+    /// <summary>CPUs of the host for the machine's, see <see cref="Machine.MachineConfiguration.Pinning"/>.</summary>
+    public IReadOnlyList<int> Pin { get; init; } = [];
 
     public CpuModelName Cpu { get; init; } = CpuModelName.V3;
 
@@ -140,9 +147,9 @@ internal sealed record RunOptions
         : throw new FormatException($"CPU model '{text}' is not known; give one of {string.Join(", ", CpuModel.Names)}");
 
     /// <summary>Parses an engine's name.</summary>
-    public static string ParseEngine(string text) => text is "auto" or "translate"
+    public static string ParseEngine(string text) => text is "auto" or "kvm" or "translate"
         ? text
-        : throw new FormatException($"engine '{text}' is not known; give auto or translate");
+        : throw new FormatException($"engine '{text}' is not known; give auto, kvm or translate");
 
     /// <summary>Parses a machine's name, which is also the default system's host name.</summary>
     public static string ParseName(string text) =>

@@ -2,6 +2,8 @@ using System.Globalization;
 using System.Net;
 using System.Net.Sockets;
 using Lodge.Cli.Console;
+using Lodge.Cli.Engines;
+using Lodge.Engine;
 using Lodge.Machine;
 using Lodge.Machine.Debugging;
 
@@ -14,14 +16,17 @@ internal static class RunSession
     /// <returns>Exit status of the process.</returns>
     public static int Run(RunOptions options)
     {
+        if (options.Image is not null && !options.MemoryGiven)
+        {
+            options = options with { Memory = ImagePlan.DefaultMemory };
+        }
+        HostResources.Check(options);
+        IEngine engine = EngineChoice.Choose(options.Engine, line => HostFile.Error($"lodge: {line}"));
         IReadOnlyList<NetworkOption> cards = RunNetworks.WithAddresses(
             RunNetworks.Choose(options.Networks, options.Publish, options.Capture, options.NetworkRules), options.Name, options.Named);
         options = options with { Networks = cards, CardAddresses = [.. cards.Select(c => c.Mac.ToString()!)] };
         RunPlan plan = RunPlan.Create(options);
-        if (plan.SystemDisk is not null && !options.MemoryGiven)
-        {
-            options = options with { Memory = ImagePlan.DefaultMemory };
-        }
+        HostResources.Tell(options);
         RunEnd end = new();
         RunConsole console = new(plan, options.Verbose, end);
         RunOutcome outcome;
@@ -37,7 +42,7 @@ internal static class RunSession
             {
                 sockets.SystemUp += time => HostFile.Error(string.Create(CultureInfo.InvariantCulture, $"lodge: the guest's system is up after {time.TotalSeconds:f1} s"));
             }
-            using VirtualMachine machine = RunMachine.Create(options, plan, console, disks, networks, shares, sockets);
+            using VirtualMachine machine = RunMachine.Create(engine, options, plan, console, disks, networks, shares, sockets);
             machine.Completion.ContinueWith(_ => end.Finish(console.CommandStatus ?? ExitStatus.PowerOff, null), TaskScheduler.Default);
             using GdbServer? debugger = options.Gdb is { } address ? Listen(machine, address) : null;
             if (debugger is null)
@@ -108,7 +113,7 @@ internal static class RunSession
     private static IReadOnlyList<string> Counters(VirtualMachine machine)
     {
         SortedDictionary<string, long> sums = new(StringComparer.Ordinal);
-        foreach (Engine.VirtualProcessor processor in machine.Partition.Processors)
+        foreach (VirtualProcessor processor in machine.Partition.Processors)
         {
             foreach ((string name, long value) in processor.Counters)
             {

@@ -7,6 +7,10 @@ public static class HostFolders
     /// <exception cref="ManagementException">There is no home directory.</exception>
     public static string Data => Named("XDG_DATA_HOME", ".local/share", "/var/lib/lodge");
 
+    /// <summary>What can be made again: <c>$XDG_CACHE_HOME/lodge</c> or <c>~/.cache/lodge</c>.</summary>
+    /// <exception cref="ManagementException">There is no home directory.</exception>
+    public static string Cache => Named("XDG_CACHE_HOME", ".cache", null);
+
     private static string Named(string variable, string underHome, string? ofRoot)
     {
         string? root = Environment.GetEnvironmentVariable(variable);

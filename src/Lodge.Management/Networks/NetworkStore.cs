@@ -43,6 +43,9 @@ public sealed partial class NetworkStore(string folder)
         return reports;
     }
 
+    /// <summary>The networks that are defined, whatever state they are in; nothing is put right.</summary>
+    public IReadOnlyList<NetworkDefinition> Definitions() => [.. Folders().Select(one => one.Read()).OfType<NetworkDefinition>().Where(network => !network.Removing)];
+
     /// <summary>One network, put right where this process may.</summary>
     /// <exception cref="ManagementException">There is none.</exception>
     public NetworkReport Show(string name)
