@@ -76,6 +76,7 @@ public abstract class VirtualProcessor
     public abstract void SetState(ProcessorState state);
 
     /// <summary>Sets what the debugger wants. Only while not running.</summary>
+    /// <exception cref="NotSupportedException">The engine cannot watch so much; the message says what it can.</exception>
     public abstract void SetDebug(DebugRequest request);
 
     /// <summary>The stop that ended the last <see cref="Run"/> with <see cref="ProcessorExit.Debug"/>.</summary>

@@ -5,6 +5,7 @@ using Lodge.Engine.State;
 using Lodge.Engine.Time;
 using Lodge.Machine.Acpi;
 using Lodge.Machine.Debugging;
+using Lodge.Machine.Virtio.Transport;
 
 namespace Lodge.Machine;
 
@@ -44,6 +45,7 @@ public sealed class VirtualMachine : IDebugTarget, IDisposable
     private readonly TaskCompletionSource<MachineOutcome> _completion = new(TaskCreationOptions.RunContinuationsAsynchronously);
     private readonly ProcessorThreads _threads;
     private readonly Thread _thread;
+    private readonly EventListener? _events;
     private MachineOutcome? _request;
     private readonly List<VirtualProcessor> _debugStops = [];
     private bool _disposing;
@@ -71,6 +73,11 @@ public sealed class VirtualMachine : IDebugTarget, IDisposable
             Chipset = new Chipset(configuration, Memory, Timers, new Control(this));
             Partition = engine.CreatePartition(new PartitionOptions(configuration.ProcessorCount, configuration.Model, Memory, Chipset.Bus, Clock) { Processor = configuration.Processor });
             Chipset.Processors.Connect(Partition, Chipset.Pic, Chipset.IoApic);
+            if (Partition.Doorbells is { } doorbells)
+            {
+                _events = new EventListener();
+                Chipset.Pci.Doorbells = new MachineDoorbells(doorbells, _events);
+            }
             PowerOn();
         }
         catch
@@ -413,6 +420,7 @@ public sealed class VirtualMachine : IDebugTarget, IDisposable
             (device as IDisposable)?.Dispose();
         }
         Timers.Dispose();
+        _events?.Dispose(); // before the devices' memory goes: its thread calls them
         Partition?.Dispose();
         Memory.Dispose();
     }

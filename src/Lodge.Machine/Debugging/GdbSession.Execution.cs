@@ -110,7 +110,14 @@ internal sealed partial class GdbSession
         }
         for (int i = 0; i < actions.Length; i++)
         {
-            _target.Processors[i].SetDebug(_breakpoints.Request(actions[i] == ThreadAction.Step));
+            try
+            {
+                _target.Processors[i].SetDebug(_breakpoints.Request(actions[i] == ThreadAction.Step));
+            }
+            catch (NotSupportedException e)
+            {
+                return $"E.{e.Message}"; // more watchpoints than the engine has
+            }
         }
         _running = true;
         _target.Resume(resumed.Count == actions.Length ? null : resumed);

@@ -66,6 +66,9 @@ public sealed class PciBus : IDevice
     /// <summary>The functions present.</summary>
     public IReadOnlyList<PciFunction> Functions => [.. _functions.OfType<PciFunction>()];
 
+    /// <summary>Where functions attach doorbells; null when the engine has none. Set before the machine first starts.</summary>
+    public Virtio.Transport.MachineDoorbells? Doorbells { get; set; }
+
     internal IMessageInterruptTarget Messages => _configuration.Messages;
 
     /// <summary>Index of the line that a pin (1 INTA to 4 INTD) of a device drives, for ACPI's _PRT.</summary>

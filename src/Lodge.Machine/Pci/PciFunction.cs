@@ -73,6 +73,9 @@ public abstract class PciFunction : IDevice
         }
     }
 
+    /// <summary>Where doorbells are attached; null when it is on no bus or the engine has none.</summary>
+    protected Virtio.Transport.MachineDoorbells? Doorbells => _bus?.Doorbells;
+
     /// <summary>Configuration space; while the function is on a bus only under its lock.</summary>
     protected PciConfigurationSpace Space { get; } = new();
 

@@ -15,6 +15,7 @@ public sealed class VirtioPciFunction : PciFunction, IVirtioTransport, IIoHandle
     private readonly VirtioPciCommon _common;
     private readonly Lock _isrGate = new();
     private readonly int _access;       // offset of the PCI configuration access capability
+    private QueueDoorbells? _doorbells;
     private byte _isr;
 
     /// <summary>Puts a device on PCI.</summary>
@@ -99,7 +100,12 @@ public sealed class VirtioPciFunction : PciFunction, IVirtioTransport, IIoHandle
         {
             return _device.TryWriteConfiguration(offset - VirtioPciRegisters.DeviceOffset, data) ? IoResult.Done : IoResult.Invalid;
         }
-        return _common.Write(offset, data);
+        IoResult result = _common.Write(offset, data);
+        if (result == IoResult.Done && offset is (ulong)CommonRegister.DeviceStatus or (ulong)CommonRegister.QueueEnable or (ulong)CommonRegister.QueueReset)
+        {
+            UpdateDoorbells();
+        }
+        return result;
     }
 
     /// <inheritdoc/>
@@ -128,6 +134,7 @@ public sealed class VirtioPciFunction : PciFunction, IVirtioTransport, IIoHandle
     public override void WriteConfiguration(int offset, ReadOnlySpan<byte> data)
     {
         base.WriteConfiguration(offset, data);
+        UpdateDoorbells();
         if (InAccessData(offset) && TryAccess(out ulong at, out int length))
         {
             Span<byte> value = stackalloc byte[4];
@@ -137,7 +144,15 @@ public sealed class VirtioPciFunction : PciFunction, IVirtioTransport, IIoHandle
     }
 
     /// <inheritdoc/>
-    public override void Start() => _device.StartWork();
+    public override void Start()
+    {
+        if (_doorbells is null && Doorbells is { } machine)
+        {
+            _doorbells = new QueueDoorbells(machine, _device.Queues.Count, _device.Kick);
+        }
+        UpdateDoorbells();
+        _device.StartWork();
+    }
 
     /// <inheritdoc/>
     public override void Stop() => _device.StopWork();
@@ -147,6 +162,7 @@ public sealed class VirtioPciFunction : PciFunction, IVirtioTransport, IIoHandle
     {
         _device.PowerOnReset();
         base.Reset();
+        UpdateDoorbells();
     }
 
     /// <inheritdoc/>
@@ -209,6 +225,16 @@ public sealed class VirtioPciFunction : PciFunction, IVirtioTransport, IIoHandle
 
     /// <inheritdoc/>
     void IVirtioTransport.QueueReset(int queue) => _common.ResetQueue(queue);
+
+    // Only while the device is driven: what the driver does before (sizing BARs, setting up queues) would attach and detach for nothing.
+    private void UpdateDoorbells()
+    {
+        if (_doorbells is { } doorbells)
+        {
+            bool driven = (_device.Status & VirtioStatus.DriverOk) != 0;
+            doorbells.Update(driven && Bars[0].MappedAt is { } bar ? bar + VirtioPciRegisters.NotifyOffset : null, queue => _device.Queues[queue].Enabled);
+        }
+    }
 
     private int AccessData => _access + 16;
 
