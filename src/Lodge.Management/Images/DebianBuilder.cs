@@ -121,7 +121,15 @@ public sealed class DebianBuilder(Action<string> step)
         {
             arguments.Add(mirror);
         }
-        (int status, string error) = HostProgram.Run("mmdebstrap", arguments, errorLine: line => line.StartsWith("E:", StringComparison.Ordinal));
+        string program = "mmdebstrap";
+        if (root)
+        {
+            // Its /proc, /sys and /dev are mounted where nobody else sees them: when it is killed they go with it, and a removal of its folder never reaches them.
+            HostProgram.Require("unshare", "util-linux");
+            arguments.InsertRange(0, ["--mount", "--propagation", "private", "--", program]);
+            program = "unshare";
+        }
+        (int status, string error) = HostProgram.Run(program, arguments, errorLine: line => line.StartsWith("E:", StringComparison.Ordinal));
         if (status != 0)
         {
             throw new ManagementException($"Debian '{options.Suite}' cannot be installed: {error}");
