@@ -7,7 +7,7 @@ namespace Lodge.Engine.Tests;
 /// <summary>Models on hosts that are made up: what an engine offers decides.</summary>
 public sealed class CpuOfferTests
 {
-    private const ulong ArchCapabilities = 0x0D08_E0EB;
+    private const ulong ArchCapabilities = 0x0D08_E06B;
 
     private static readonly CpuidContext s_context = new(0, 1 << 18, 7, true, false);
 
@@ -212,7 +212,7 @@ public sealed class CpuOfferTests
         Refused(rich, rich.Save() with { Name = "../\u001b[2J" }, "..??");
         Refused(rich, rich.Save() with { Features = [.. rich.Save().Features, 4] }, "word 16");
         Refused(rich, rich.Save() with { ComponentOffsets = [.. rich.Save().ComponentOffsets.Select((o, i) => i == 9 ? 840 : o)] }, "component 9");
-        Refused(CpuModel.Create(CpuModelName.V3, 1, Software(false)), CpuModel.Create(CpuModelName.V3, 1, Kvm(false)).Save(), "software engine", "Rrsba");
+        Refused(CpuModel.Create(CpuModelName.V3, 1, Software(false)), CpuModel.Create(CpuModelName.V3, 1, Kvm(false)).Save(), "software engine", "VirtualSsbd");
         CpuModel nested = CpuModel.Create(CpuModelName.V3, 1, Kvm(false), new ProcessorOptions { Nested = true });
         Refused(rich, nested.Save(), "Vmx", "--nested");
     }

@@ -47,7 +47,8 @@ public sealed class ProcessorStateTests
             PendingInit = random.Next(2) != 0,
             PendingTripleFault = random.Next(2) != 0,
             PendingEvent = random.Next(2) == 0 ? null
-                : new PendingEvent((PendingEventKind)random.Next(4), (byte)random.Next(32), random.Next(2) == 0 ? null : (uint)Any(), random.Next(16)),
+                : new PendingEvent((PendingEventKind)random.Next(3), (byte)random.Next(32), random.Next(2) == 0 ? null : (uint)Any()),
+            PageDirectoryPointers = random.Next(2) == 0 ? null : [Any(), Any(), Any(), Any()],
             ExtendedState = new byte[832 + (random.Next(0, 1000) * 8)],
             NestedState = new byte[random.Next(3) * 4096],
         };
@@ -86,7 +87,7 @@ public sealed class ProcessorStateTests
         // Version 1 had 832 bytes of extended state and nothing above field 20.
         ProcessorState state = Random(new Random(2));
         state.ExtendedState = state.ExtendedState[..832];
-        (state.PendingEvent, state.PendingTripleFault, state.NestedState) = (null, false, []);
+        (state.PendingEvent, state.PendingTripleFault, state.NestedState, state.PageDirectoryPointers) = (null, false, [], null);
         var inner = new StateWriter();
         state.Write(inner);
         var old = new StateWriter();

@@ -46,7 +46,6 @@ internal sealed unsafe partial class Vcpu
     private void DeliverPending(in PendingEvent pending)
     {
         B->Activity = (uint)ActivityState.Active;
-        B->NextRip = B->Rip + (ulong)pending.InstructionLength;
         switch (pending.Kind)
         {
             case PendingEventKind.Exception:
@@ -56,26 +55,8 @@ internal sealed unsafe partial class Vcpu
             case PendingEventKind.Interrupt:
                 DeliverInterrupt(pending.Vector);
                 break;
-            case PendingEventKind.NonMaskable:
-                DeliverNmi();
-                break;
             default:
-                try
-                {
-                    if (pending.Vector is 3 or 4)
-                    {
-                        DeliverSoftwareTrap((Vector)pending.Vector);
-                    }
-                    else
-                    {
-                        DeliverSoftwareInterrupt(pending.Vector);
-                    }
-                    B->Rip = B->NextRip;
-                }
-                catch (GuestFault fault)
-                {
-                    DeliverException(fault.Vector, fault.ErrorCode, fault.Address);
-                }
+                DeliverNmi();
                 break;
         }
     }

@@ -196,9 +196,10 @@ internal sealed unsafe partial class Vcpu
 
     private bool HasSpeculationControl => Model.Has(CpuFeature.SpeculationControl) || Model.Has(CpuFeature.AmdIbpb) || Model.Has(CpuFeature.AmdIbrs);
 
-    // IBRS, STIBP, SSBD, BHI_DIS_S: kept for the guest to read, they do nothing here.
+    // IBRS, STIBP, SSBD, IPRED_DIS, RRSBA_DIS, PSFD, BHI_DIS_S: kept for the guest to read, they do nothing here.
     private ulong SpeculationBits => 1UL | (Model.Has(CpuFeature.Stibp) || Model.Has(CpuFeature.AmdStibp) ? 2UL : 0) | (Model.Has(CpuFeature.Ssbd) || Model.Has(CpuFeature.AmdSsbd) ? 4UL : 0)
-        | (Model.Has(CpuFeature.BranchHistoryControl) ? 1UL << 10 : 0);
+        | (Model.Has(CpuFeature.IndirectPredictionControl) ? 3UL << 3 : 0) | (Model.Has(CpuFeature.RrsbaControl) ? 3UL << 5 : 0)
+        | (Model.Has(CpuFeature.PredictiveStoreForwardingDisable) ? 1UL << 7 : 0) | (Model.Has(CpuFeature.BranchHistoryControl) ? 1UL << 10 : 0);
 
     private static bool Store(ref ulong register, ulong value, bool valid)
     {

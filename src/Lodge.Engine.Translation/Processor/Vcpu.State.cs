@@ -104,6 +104,7 @@ internal sealed unsafe partial class Vcpu
             PendingDebug = PendingDebug,
             NmiBlocked = B->NmiBlocked != 0,
             PendingEvent = _pendingEvent,
+            PageDirectoryPointers = UsesPdptes(B->Cr0, B->Cr4, B->Efer) ? [.. _pdptes] : null,
         };
         for (int i = 0; i < 16; i++)
         {
@@ -161,7 +162,14 @@ internal sealed unsafe partial class Vcpu
         RestoreMsrs(state);
         if (UsesPdptes(B->Cr0, B->Cr4, B->Efer))
         {
-            TryLoadPdptes(B->Cr3);
+            if (state.PageDirectoryPointers is { Length: 4 } pointers)
+            {
+                pointers.CopyTo(_pdptes, 0);
+            }
+            else
+            {
+                TryLoadPdptes(B->Cr3);
+            }
         }
         UpdateDataWatch();
         TlbFlushAll(true);

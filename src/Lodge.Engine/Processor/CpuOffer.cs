@@ -44,7 +44,11 @@ public sealed class CpuOffer
     private static readonly CpuFeature[] s_softwareInert =
     [
         CpuFeature.MdClear, CpuFeature.Stibp, CpuFeature.Ssbd, CpuFeature.FlushL1d, CpuFeature.AmdIbpb, CpuFeature.AmdIbrs, CpuFeature.AmdStibp, CpuFeature.AmdSsbd,
+        CpuFeature.PredictiveStoreForwardingDisable, CpuFeature.IndirectPredictionControl, CpuFeature.RrsbaControl,
     ];
+
+    // Bits of IA32_ARCH_CAPABILITIES that only inform, and stand for no other register.
+    private const ulong Informing = 0x7FUL | 1UL << 8 | 7UL << 13 | 1UL << 17 | 3UL << 19 | 1UL << 24 | 7UL << 26 | 1UL << 62;
 
     // What hardware's owners must know of its faults, for guests on hardware.
     private static readonly CpuFeature[] s_mitigations =
@@ -121,8 +125,8 @@ public sealed class CpuOffer
         features.Add(new CpuFeatureSet(s_softwareInert));
         features.Add(new CpuFeatureSet(s_softwareAmd));
         features.Add(new CpuFeatureSet(s_softwareIntel));
-        features[CpuFeatureWord.ArchCapabilitiesLow] |= unchecked((uint)CpuModel.ArchCapabilities);
-        features[CpuFeatureWord.ArchCapabilitiesHigh] |= (uint)(CpuModel.ArchCapabilities >> 32);
+        features[CpuFeatureWord.ArchCapabilitiesLow] |= unchecked((uint)(CpuModel.ArchCapabilities | Informing));
+        features[CpuFeatureWord.ArchCapabilitiesHigh] |= (uint)((CpuModel.ArchCapabilities | Informing) >> 32);
         return new CpuOffer("the software engine on this host", true, host, features, mitigations);
     }
 
@@ -139,6 +143,10 @@ public sealed class CpuOffer
             features[CpuFeatureWord.ArchCapabilitiesHigh] = (uint)(archCapabilities >> 32);
         }
         features[CpuFeatureWord.KvmFeatures] = supported(0x4000_0001, 0).Eax;
+
+        // Of IA32_ARCH_CAPABILITIES only what informs: the other bits stand for registers.
+        features[CpuFeatureWord.ArchCapabilitiesLow] &= unchecked((uint)Informing);
+        features[CpuFeatureWord.ArchCapabilitiesHigh] &= (uint)(Informing >> 32);
 
         // What follows the processor's state or the topology is no feature: MONITOR, OSXSAVE, HTT, OSPKE, CmpLegacy, TopologyExtensions.
         features[CpuFeatureWord.Leaf1Ecx] &= ~(1u << 3 | 1u << 27);

@@ -29,17 +29,13 @@ public enum PendingEventKind : byte
 
     /// <summary>A non-maskable interrupt.</summary>
     NonMaskable = 2,
-
-    /// <summary>INT n, or INT3 and INTO when the vector is 3 or 4.</summary>
-    SoftwareInterrupt = 3,
 }
 
 /// <summary>An event in delivery (Intel SDM vol. 3, 27.2.4: information for events that occur during event delivery).</summary>
 /// <param name="Kind">What it is.</param>
 /// <param name="Vector">Vector; below 32 for exceptions.</param>
 /// <param name="ErrorCode">What is pushed with it, or null.</param>
-/// <param name="InstructionLength">For software interrupts: bytes of the instruction, which RIP still points to; 0 when RIP is already behind it.</param>
-public readonly record struct PendingEvent(PendingEventKind Kind, byte Vector, uint? ErrorCode = null, int InstructionLength = 0);
+public readonly record struct PendingEvent(PendingEventKind Kind, byte Vector, uint? ErrorCode = null);
 
 /// <summary>
 /// The architectural state of one processor in the one form that every engine reads and writes: general registers, segments, control, debug and
@@ -139,6 +135,9 @@ public sealed class ProcessorState : ISavedState<ProcessorState>
     /// <summary>An INIT is pending.</summary>
     public bool PendingInit { get; set; }
 
+    /// <summary>The four page-directory-pointer-table entries that the processor holds under PAE paging; null: as in memory at CR3 (Intel SDM vol. 3, 4.4.1).</summary>
+    public ulong[]? PageDirectoryPointers { get; set; }
+
     /// <summary>An event that was being delivered when the processor stopped and is delivered before its next instruction.</summary>
     public PendingEvent? PendingEvent { get; set; }
 
@@ -203,12 +202,16 @@ public sealed class ProcessorState : ISavedState<ProcessorState>
         writer.UInt64(20, PendingDebug);
         if (PendingEvent is { } pending)
         {
-            writer.UInt64Array(21, [(ulong)pending.Kind, pending.Vector, pending.ErrorCode ?? 0, pending.ErrorCode is null ? 0UL : 1, (ulong)pending.InstructionLength]);
+            writer.UInt64Array(21, [(ulong)pending.Kind, pending.Vector, pending.ErrorCode ?? 0, pending.ErrorCode is null ? 0UL : 1]);
         }
         writer.Bool(22, PendingTripleFault);
         if (NestedState.Length > 0)
         {
             writer.Bytes(23, NestedState);
+        }
+        if (PageDirectoryPointers is { } pointers)
+        {
+            writer.UInt64Array(24, pointers);
         }
     }
 
@@ -262,16 +265,17 @@ public sealed class ProcessorState : ISavedState<ProcessorState>
         state.PendingDebug = reader.UInt64(20);
         if (reader.Has(21))
         {
-            ulong[] pending = reader.UInt64Array(21, 5);
-            if (pending[0] > (ulong)PendingEventKind.SoftwareInterrupt || pending[1] > 255 || pending[2] > uint.MaxValue || pending[3] > 1 || pending[4] > 15
+            ulong[] pending = reader.UInt64Array(21, 4);
+            if (pending[0] > (ulong)PendingEventKind.NonMaskable || pending[1] > 255 || pending[2] > uint.MaxValue || pending[3] > 1
                 || (pending[0] == (ulong)PendingEventKind.Exception && pending[1] > 31))
             {
                 throw new SavedStateException("the saved event in delivery is malformed");
             }
-            state.PendingEvent = new PendingEvent((PendingEventKind)pending[0], (byte)pending[1], pending[3] != 0 ? (uint)pending[2] : null, (int)pending[4]);
+            state.PendingEvent = new PendingEvent((PendingEventKind)pending[0], (byte)pending[1], pending[3] != 0 ? (uint)pending[2] : null);
         }
         state.PendingTripleFault = reader.Bool(22);
         state.NestedState = reader.Bytes(23, MaximumNestedState);
+        state.PageDirectoryPointers = reader.Has(24) ? reader.UInt64Array(24, 4) : null;
         return state;
     }
 }
