@@ -1,4 +1,6 @@
+using Lodge.Engine.Kvm.Cpuid;
 using Lodge.Engine.Kvm.Interop;
+using Lodge.Engine.Processor;
 
 namespace Lodge.Engine.Kvm;
 
@@ -25,6 +27,20 @@ public sealed class KvmEngine : IEngine
 
     /// <inheritdoc/>
     public string Name => "kvm";
+
+    /// <inheritdoc/>
+    public CpuOffer CpuOffer
+    {
+        get
+        {
+            if (Unusable() is { } reason)
+            {
+                throw new NotSupportedException(reason);
+            }
+            using var system = new KvmSystem();
+            return KvmOffer.Read(system);
+        }
+    }
 
     /// <summary>Whether dirty pages are collected from rings, where the kernel has them, in place of bitmaps: cheaper when much of a large RAM stays clean.</summary>
     public bool DirtyRings { get; init; }

@@ -1,4 +1,3 @@
-using Lodge.Engine.Kvm.Cpuid;
 using Lodge.Engine.Kvm.Interop;
 using Lodge.Engine.Kvm.Interrupts;
 using Lodge.Engine.Kvm.Memory;
@@ -43,18 +42,13 @@ internal sealed partial class KvmPartition : Partition
             Slots = new MemorySlots(_machine, options.Memory);
             _ring = dirtyRings ? DirtyRing.TryCreate(_machine, Slots) : null;
             DirtyTracking = _ring ?? (IDirtyTracking)new DirtyLog(_machine, Slots);
-            Registers = new RegisterTransfer(_machine, options.Model);
-            var identification = new ProcessorIdentification(_system);
+            Registers = new RegisterTransfer(_system, _machine, options.Model);
             for (int i = 0; i < _processors.Length; i++)
             {
                 KvmProcessorHandle handle = _machine.CreateProcessor(i);
                 _processors[i] = new KvmProcessor(this, handle, i);
                 _ring?.Add(handle);
-                if (i == 0)
-                {
-                    options.Model.TimestampFrequency = handle.TscKhz * 1000L;
-                }
-                identification.Apply(handle, options.Model, i);
+                Registers.Identify(handle, i, options.Processor.TimestampFrequency);
                 _processors[i].NoteResetState();
             }
             BeginTime();

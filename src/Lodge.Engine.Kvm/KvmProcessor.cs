@@ -36,7 +36,7 @@ internal sealed unsafe partial class KvmProcessor : VirtualProcessor, IDisposabl
     public override void SetState(ProcessorState state)
     {
         Interlocked.Exchange(ref _lint1, 0);
-        _partition.Registers.Load(_handle, state);
+        _partition.Registers.Load(_handle, Index, state);
         _partition.Routes.LearnPending(Index, state.LocalApic);
         _partition.HoldTimeOf(this, state);
     }

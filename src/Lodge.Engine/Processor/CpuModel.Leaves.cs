@@ -25,6 +25,10 @@ public sealed partial class CpuModel
     /// <summary>What CPUID returns for EAX = <paramref name="leaf"/> and ECX = <paramref name="subleaf"/>.</summary>
     public CpuidResult Cpuid(uint leaf, uint subleaf, in CpuidContext context)
     {
+        if (TryHyperV(leaf, out CpuidResult hyperV))
+        {
+            return hyperV;
+        }
         // Beyond the ranges Intel answers with the highest basic leaf, AMD with zeros.
         return leaf switch
         {

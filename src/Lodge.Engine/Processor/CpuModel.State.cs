@@ -19,6 +19,7 @@ public sealed partial class CpuModel
         ComponentOffsets = [.. Enumerable.Range(0, 19).Select(Layout.Offset)],
         Leaves = [.. _caches, _amdLevel1, _amdLevel2, _performance, _svm],
         TimestampFrequency = TimestampFrequency,
+        HyperV = _hyperV,
     };
 
     /// <summary>
@@ -54,6 +55,7 @@ public sealed partial class CpuModel
         {
             throw new SavedStateException($"the machine was saved with {asked}, which this one was not given ({(asked is CpuFeature.Vmx or CpuFeature.Svm ? "--nested" : "--pmu")})");
         }
+        CheckHyperV(saved.HyperV);
         bool amd = saved.Vendor.Ebx == s_amd.Ebx;
         if (amd != _offer.IsAmd && !_offer.IsSoftware)
         {
@@ -81,6 +83,7 @@ public sealed partial class CpuModel
         _vendor = saved.Vendor with { Eax = 0 };
         Signature = saved.Signature;
         _features = features;
+        _hyperV = [.. saved.HyperV];
         Layout = layout;
         SetPhysicalBits(saved.PhysicalBits);
         UpdateComponents();

@@ -8,6 +8,9 @@ namespace Lodge.Engine.Processor;
 /// </summary>
 public sealed record CpuModelState : ISavedState<CpuModelState>
 {
+    /// <summary>Most leaves of Hyper-V's that are kept.</summary>
+    internal const int MaximumHyperV = 16;
+
     private const int MaximumName = 64, MaximumWords = 64, Components = 19, LeafValues = 32;
 
     /// <summary>Name as <c>--cpu</c> has it.</summary>
@@ -30,6 +33,9 @@ public sealed record CpuModelState : ISavedState<CpuModelState>
 
     /// <summary>Leaves that are the host's: four sub-leaves of leaf 4, then leaves 0x80000005, 0x80000006, 0xA and 0x8000000A.</summary>
     public IReadOnlyList<CpuidResult> Leaves { get; init; } = [];
+
+    /// <summary>Hyper-V's leaves from 0x40000000 on; none without the enlightenments.</summary>
+    public IReadOnlyList<CpuidResult> HyperV { get; init; } = [];
 
     /// <summary>Frequency of the time stamp counter in Hz, or 0 when it was not known.</summary>
     public long TimestampFrequency { get; init; }
@@ -54,12 +60,16 @@ public sealed record CpuModelState : ISavedState<CpuModelState>
         }
         writer.UInt64Array(8, leaves);
         writer.Int64(9, TimestampFrequency);
+        writer.UInt64(10, (ulong)HyperV.Count);
+        writer.UInt64Array(11, [.. HyperV.SelectMany(l => new ulong[] { l.Eax, l.Ebx, l.Ecx, l.Edx })]);
     }
 
     /// <inheritdoc/>
     public static CpuModelState Read(StateReader reader)
     {
         const long MaximumFrequency = 100_000_000_000;
+        int hyperV = reader.Int32(10, 0, MaximumHyperV);
+        ulong[] enlightenments = Narrow(reader.UInt64Array(11, hyperV * 4), uint.MaxValue);
         int words = reader.Int32(5, 0, MaximumWords);
         ulong[] vendor = Narrow(reader.UInt64Array(2, 3), uint.MaxValue), features = Narrow(reader.UInt64Array(6, words), uint.MaxValue),
             offsets = Narrow(reader.UInt64Array(7, Components), XsaveLayout.MaximumLength), leaves = Narrow(reader.UInt64Array(8, LeafValues), uint.MaxValue);
@@ -83,10 +93,14 @@ public sealed record CpuModelState : ISavedState<CpuModelState>
             PhysicalBits = bits,
             Features = [.. features.Select(f => (uint)f)],
             ComponentOffsets = [.. offsets.Select(o => (int)o)],
-            Leaves = [.. Enumerable.Range(0, LeafValues / 4).Select(i => new CpuidResult((uint)leaves[i * 4], (uint)leaves[(i * 4) + 1], (uint)leaves[(i * 4) + 2], (uint)leaves[(i * 4) + 3]))],
+            Leaves = Results(leaves),
+            HyperV = Results(enlightenments),
             TimestampFrequency = (long)reader.UInt64(9, 0, MaximumFrequency),
         };
     }
+
+    private static CpuidResult[] Results(ulong[] values) =>
+        [.. Enumerable.Range(0, values.Length / 4).Select(i => new CpuidResult((uint)values[i * 4], (uint)values[(i * 4) + 1], (uint)values[(i * 4) + 2], (uint)values[(i * 4) + 3]))];
 
     private static ulong[] Narrow(ulong[] values, ulong maximum) =>
         Array.TrueForAll(values, v => v <= maximum) ? values : throw new SavedStateException("saved CPU model is malformed");
