@@ -225,36 +225,30 @@ public sealed unsafe partial class GuestMemory
     }
 
     /// <summary>Gives host memory of a page-aligned range back; it reads as zero afterwards (balloon, free page reporting).</summary>
-    /// <remarks>Locked memory and parts of a huge page of the pool are kept and only cleared.</remarks>
+    /// <remarks>
+    /// Locked memory and pages of a pool are kept and only cleared: when they were wanted again they might not be there, and a missing page of a pool kills the
+    /// process.
+    /// </remarks>
     public bool TryDiscard(ulong address, ulong length)
     {
         if (address % PageSize != 0 || length % PageSize != 0 || !TryGetOffset(address, length, out ulong offset))
         {
             return false;
         }
-        bool done = Backing.Locked ? Clear(offset, offset + length) : Backing.IsFile ? Punch(offset, offset + length) : madvise(_base + offset, (nuint)length, AdviseDontNeed) == 0;
+        const int punchHoleKeepSize = 3;
+        bool done = true;
+        if (Backing.Locked || Backing.PoolPageSize != 0)
+        {
+            NativeMemory.Clear(_base + offset, (nuint)length);
+        }
+        else
+        {
+            done = Backing.IsFile
+                ? fallocate(FileDescriptor, punchHoleKeepSize, (long)offset, (long)length) == 0
+                : madvise(_base + offset, (nuint)length, AdviseDontNeed) == 0;
+        }
         Written(address, length);
         return done;
-    }
-
-    private bool Punch(ulong start, ulong end)
-    {
-        const int punchHoleKeepSize = 3;
-        ulong page = Math.Max(Backing.PoolPageSize, PageSize);
-        ulong first = (start + page - 1) / page * page, last = end / page * page;
-        if (first >= last)
-        {
-            return Clear(start, end);
-        }
-        Clear(start, first);
-        Clear(last, end);
-        return fallocate(FileDescriptor, punchHoleKeepSize, (long)first, (long)(last - first)) == 0;
-    }
-
-    private bool Clear(ulong start, ulong end)
-    {
-        NativeMemory.Clear(_base + start, (nuint)(end - start));
-        return true;
     }
 
     [LibraryImport("libc", SetLastError = true, StringMarshalling = StringMarshalling.Utf8)]
