@@ -129,6 +129,7 @@ internal static class HostText
             (_, false, _) => "not usable: no /dev/net/tun (modprobe tun)",
             (_, _, > 0) => $"not usable: {string.Join(", ", network.MissingPrograms)} missing, see below",
             (false, _, _) => "needs root",
+            _ when network.Rules == false => "not usable: this kernel has no nftables (modprobe nf_tables)",
             _ => "usable",
         };
         Line(text, "", $"lodge network, taps, bridges: {bridges}; forwarding IPv4 {Switch(network.Forwarding4)}, IPv6 {Switch(network.Forwarding6)}");

@@ -71,6 +71,7 @@ public sealed record HostInventory
             {
                 UserMode = userModeProblem is null,
                 UserModeProblem = userModeProblem,
+                Rules = Environment.IsPrivilegedProcess && HostProgram.Exists("nft") ? HostProgram.Run("nft", ["list", "tables"]).Status == 0 : null,
                 Networks = [.. NetworkStore.OfHost().Definitions().Select(network => network.Name)],
             },
             Packages = PackageInventory.Read(),

@@ -18,6 +18,9 @@ public sealed record NetworkInventory
     /// <summary>Programs that networks of <c>lodge network</c> need and that are missing.</summary>
     public IReadOnlyList<string> MissingPrograms { get; init; } = [];
 
+    /// <summary>Whether the kernel takes nftables' rules; null: only root can tell.</summary>
+    public bool? Rules { get; init; }
+
     /// <summary>Whether the host forwards IPv4.</summary>
     public bool? Forwarding4 { get; init; }
 
