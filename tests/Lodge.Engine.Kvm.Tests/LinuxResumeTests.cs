@@ -51,16 +51,18 @@ public partial class LinuxResumeTests(ITestOutputHelper output)
         byte[] ram = new byte[MemorySize];
         for (int leg = 0; leg < engines.Length; leg++)
         {
+            IEngine engine = engines[leg] == "kvm" ? new KvmEngine() : new TranslationEngine();
             using var machine = new VirtualMachine(
                 new MachineConfiguration
                 {
                     MemorySize = MemorySize,
-                    Model = CpuModel.Create(CpuModelName.V3, 1),
+                    // A named model: the levels show what each engine has, and which faults its processor is free of.
+                    Model = CpuModel.Create(CpuOffer.Software.IsAmd ? CpuModelName.Epyc : CpuModelName.Haswell, 1, engine.CpuOffer),
                     Boot = (memory, entry) => KernelLoader.Load(memory, new BootOptions(
                         kernel, [new BootModule(initramfs, ""), new BootModule(init, "")], "console=ttyS0 quiet panic=-1 rdinit=/counter", MemoryMap.RootPointer)).Apply(entry),
                     SerialPorts = [console.NewPort()],
                 },
-                engines[leg] == "kvm" ? new KvmEngine() : new TranslationEngine());
+                engine);
             if (state is not null)
             {
                 CopyMemory(machine.Memory, ram, restore: true);

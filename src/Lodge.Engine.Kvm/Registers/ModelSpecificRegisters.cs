@@ -21,23 +21,26 @@ internal sealed class ModelSpecificRegisters
 
     /// <summary>Asks the kernel for its list.</summary>
     /// <param name="system">The kernel.</param>
-    /// <param name="hyperV">Whether the guest has Hyper-V's registers.</param>
-    public ModelSpecificRegisters(KvmSystem system, bool hyperV) =>
-        _listed = [.. system.GetMsrIndexList().Where(index => IsState(index, hyperV)).Concat(s_memoryTypes).Distinct().Order()];
+    /// <param name="model">The guest's processor: its Hyper-V and paravirtual features have registers.</param>
+    public ModelSpecificRegisters(KvmSystem system, CpuModel model) =>
+        _listed = [.. system.GetMsrIndexList().Where(index => IsState(index, model)).Concat(s_memoryTypes).Distinct().Order()];
 
     /// <summary>All that a processor has of them; known once one was stored.</summary>
     public IReadOnlyList<uint> Readable => _readable ?? _listed;
 
     // What only tells of the host or the model, counts for nobody, or is a second name of another register is not the guest's state.
-    private static bool IsState(uint index, bool hyperV) => index switch
+    private static bool IsState(uint index, CpuModel model) => index switch
     {
         0x11 or 0x12 => false, // kvmclock's first names
         0x34 or 0x8B or 0xCE or 0x10A or 0x345 => false, // SMI count, microcode, platform information, architectural and performance capabilities
         >= 0x1DB and <= 0x1DE => false, // last branch
         >= 0x480 and <= 0x4FF => false, // what VMX can do
+        0x4B56_4D02 or 0x4B56_4D06 => model.Has(CpuFeature.KvmAsyncPageFault),
+        0x4B56_4D03 => model.Has(CpuFeature.KvmStealTime),
+        0x4B56_4D05 => model.Has(CpuFeature.KvmPollControl),
         0x4B56_4D07 => false, // acknowledgement of a page that came
         Timestamp or Deadline => false, // in their own places
-        >= 0x4000_0000 and <= 0x4000_FFFF => hyperV && index is not (0x4000_0003 or 0x4000_0020), // reset, reference counter
+        >= 0x4000_0000 and <= 0x4000_FFFF => model.HasHyperV && index is not (0x4000_0003 or 0x4000_0020), // reset, reference counter
         _ => true,
     };
 

@@ -37,7 +37,7 @@ internal sealed class RegisterTransfer
         _machine = machine;
         _model = model;
         _identification = new ProcessorIdentification(system);
-        _registers = new ModelSpecificRegisters(system, model.HasHyperV);
+        _registers = new ModelSpecificRegisters(system, model);
         _sregs2 = machine.Check(KvmCapability.Sregs2) != 0;
         _tripleFaults = machine.TryEnable(KvmCapability.TripleFaultEvent, 1);
         _xsaveLength = Math.Max(LegacyXsave, machine.Check(KvmCapability.Xsave2));
@@ -57,6 +57,7 @@ internal sealed class RegisterTransfer
     /// <exception cref="SavedStateException">The frequency needs scaling, which the host lacks.</exception>
     public void Identify(KvmProcessorHandle handle, int index, long timestampFrequency)
     {
+        handle.TryEnable(KvmCapability.EnforcePvFeatureCpuid, 1); // paravirtual features that the model lacks are not there, either
         _identification.Calibrate(handle, _model, timestampFrequency);
         _identification.Apply(handle, _model, index);
         _revisions[handle] = _model.Revision;
