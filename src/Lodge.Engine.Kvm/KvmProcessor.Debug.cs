@@ -14,6 +14,7 @@ internal sealed unsafe partial class KvmProcessor
     private readonly Watched?[] _watched = new Watched?[RegisterCount];
     private DebugRequest _debug = DebugRequest.None;
     private HashSet<ulong> _soughtByStepping = [];
+    private int _registersUsed;
 
     /// <inheritdoc/>
     /// <exception cref="NotSupportedException">The watchpoints need more than four aligned pieces of at most 8 bytes.</exception>
@@ -66,6 +67,7 @@ internal sealed unsafe partial class KvmProcessor
         }
         _handle.SetGuestDebug(debug);
         _debug = request;
+        _registersUsed = used;
         _soughtByStepping = sought;
     }
 
@@ -108,9 +110,9 @@ internal sealed unsafe partial class KvmProcessor
     {
         for (int i = 0; i < RegisterCount; i++)
         {
-            if ((exit.Dr6 & (1UL << i)) == 0)
+            if ((exit.Dr6 & (1UL << i)) == 0 || i >= _registersUsed)
             {
-                continue;
+                continue; // bits of registers that are not in use mean nothing
             }
             if (_watched[i] is not { } watched)
             {

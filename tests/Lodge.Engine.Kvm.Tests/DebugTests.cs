@@ -33,6 +33,11 @@ public class DebugTests
         return guest.Processor.DebugEvent;
     }
 
+    // Seen with QEMU's TCG, whose SVM does not load them, and with a KVM that emulates ring 0, for data.
+    private static void SkipWhereRegistersDoNothing() => Assert.SkipWhen(
+        Environment.GetEnvironmentVariable("LODGE_NESTED") is not null || !(Directory.Exists("/sys/module/kvm_intel") || Directory.Exists("/sys/module/kvm_amd")),
+        "debug registers do nothing for guests here");
+
     private static ulong Rip(SmallGuest guest) => guest.Processor.GetState().InstructionPointer;
 
     [Fact]
@@ -54,6 +59,10 @@ public class DebugTests
     [InlineData(7)]
     public void BreakpointsStopBeforeTheirInstruction(int count)
     {
+        if (count <= 4 && Environment.GetEnvironmentVariable("LODGE_NESTED") is not null)
+        {
+            SkipWhereRegistersDoNothing();
+        }
         using SmallGuest guest = Create();
         ulong[] addresses = [.. Enumerable.Range(1, count).Select(static i => SmallGuest.Code + (ulong)i)];
         foreach (ulong address in addresses)
@@ -77,7 +86,7 @@ public class DebugTests
     [Fact]
     public void WatchpointsStopAfterStoresAndLoads()
     {
-        Assert.SkipUnless(Directory.Exists("/sys/module/kvm_intel") || Directory.Exists("/sys/module/kvm_amd"), "this KVM, which emulates ring 0, does not carry data breakpoints");
+        SkipWhereRegistersDoNothing();
         using SmallGuest guest = Create();
         const ulong User = SmallGuest.Code + 0x1000;
         guest.PutEntryToRingThree(User);
