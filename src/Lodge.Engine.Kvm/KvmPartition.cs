@@ -11,7 +11,7 @@ internal sealed partial class KvmPartition : Partition
 {
     // Pages under 4 GiB that some Intel processors need for real mode; nothing of the machine lies there.
     private const ulong IdentityMapAddress = 0xFEFF_C000, TssAddress = 0xFEFF_D000;
-    private const ulong X2ApicWideIds = 1, X2ApicNoBroadcastQuirk = 2, QuirkLint0Reenabled = 1;
+    private const ulong X2ApicWideIds = 1, X2ApicNoBroadcastQuirk = 2, X2ApicNoSuppression = 8, QuirkLint0Reenabled = 1;
     private const ulong MsrExitUnknown = 2, MsrExitFilter = 4;
 
     private readonly KvmSystem _system;
@@ -30,7 +30,9 @@ internal sealed partial class KvmPartition : Partition
         {
             _machine = _system.CreateVirtualMachine();
             _machine.Enable(KvmCapability.SplitIrqchip, LearnedPlaces);
-            _machine.Enable(KvmCapability.X2ApicApi, X2ApicWideIds | X2ApicNoBroadcastQuirk);
+            // Ends of interrupts are always broadcast, as on the software engine: saved local APICs are the same.
+            ulong noSuppression = (ulong)_machine.Check(KvmCapability.X2ApicApi) & X2ApicNoSuppression;
+            _machine.Enable(KvmCapability.X2ApicApi, X2ApicWideIds | X2ApicNoBroadcastQuirk | noSuppression);
             _machine.TryEnable(KvmCapability.DisableQuirks, QuirkLint0Reenabled); // LINT0 after reset is masked, as on a processor
             _machine.TryEnable(KvmCapability.UserSpaceMsr, MsrExitUnknown | MsrExitFilter);
             _machine.SetIdentityMapAddress(IdentityMapAddress);
@@ -42,15 +44,17 @@ internal sealed partial class KvmPartition : Partition
             Slots = new MemorySlots(_machine, options.Memory);
             _ring = dirtyRings ? DirtyRing.TryCreate(_machine, Slots) : null;
             DirtyTracking = _ring ?? (IDirtyTracking)new DirtyLog(_machine, Slots);
+            ApplyOptionsBefore();
             Registers = new RegisterTransfer(_system, _machine, options.Model);
             for (int i = 0; i < _processors.Length; i++)
             {
                 KvmProcessorHandle handle = _machine.CreateProcessor(i);
                 _processors[i] = new KvmProcessor(this, handle, i);
                 _ring?.Add(handle);
-                Registers.Identify(handle, i, options.Processor.TimestampFrequency);
+                Identify(handle, i);
                 _processors[i].NoteResetState();
             }
+            FilterRegisters();
             BeginTime();
         }
         catch

@@ -15,12 +15,13 @@ internal sealed class SmallGuest : IDisposable
     /// <summary>The port whose write ends a run.</summary>
     public const byte EndPort = 0xF4;
 
-    public SmallGuest(int processors = 1, ulong memory = 4 << 20, KvmEngine? engine = null)
+    public SmallGuest(int processors = 1, ulong memory = 4 << 20, KvmEngine? engine = null, ProcessorOptions? options = null)
     {
         Assert.SkipWhen(KvmEngine.Unusable() is not null, KvmEngine.Unusable() ?? "");
         Memory = new GuestMemory(memory);
         Bus = new RecordingBus(this);
-        Partition = (KvmPartition)(engine ?? new KvmEngine()).CreatePartition(new PartitionOptions(processors, CpuModel.Create(CpuModelName.V1, processors), Memory, Bus, Clock));
+        Partition = (KvmPartition)(engine ?? new KvmEngine()).CreatePartition(
+            new PartitionOptions(processors, CpuModel.Create(CpuModelName.V1, processors, new KvmEngine().CpuOffer), Memory, Bus, Clock) { Processor = options ?? ProcessorOptions.None });
         Clock.Start();
     }
 
