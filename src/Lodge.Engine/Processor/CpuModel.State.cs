@@ -79,6 +79,7 @@ public sealed partial class CpuModel
         {
             throw new SavedStateException($"the machine was saved with a time stamp counter of {saved.TimestampFrequency} Hz");
         }
+        byte[] before = Bytes();
         IsAmd = amd;
         _vendor = saved.Vendor with { Eax = 0 };
         Signature = saved.Signature;
@@ -99,7 +100,17 @@ public sealed partial class CpuModel
         {
             TimestampFrequency = saved.TimestampFrequency;
         }
-        Revision++;
+        if (!before.AsSpan().SequenceEqual(Bytes()))
+        {
+            Revision++; // not without need: processors that have run keep their CPUID
+        }
+    }
+
+    private byte[] Bytes()
+    {
+        var writer = new StateWriter();
+        Save().Write(writer);
+        return writer.ToArray();
     }
 
     /// <summary>Whether a guest whose time stamp counter ran at one frequency may go on at another without scaling.</summary>
