@@ -43,8 +43,18 @@ public sealed partial class NetworkStore(string folder)
         return reports;
     }
 
-    /// <summary>The networks that are defined, whatever state they are in; nothing is put right.</summary>
-    public IReadOnlyList<NetworkDefinition> Definitions() => [.. Folders().Select(one => one.Read()).OfType<NetworkDefinition>().Where(network => !network.Removing)];
+    /// <summary>The networks that are defined, whatever state they are in; nothing is put right. None where the store cannot be read.</summary>
+    public IReadOnlyList<NetworkDefinition> Definitions()
+    {
+        try
+        {
+            return [.. Folders().Select(one => one.Read()).OfType<NetworkDefinition>().Where(network => !network.Removing)];
+        }
+        catch (Exception e) when (e is IOException or UnauthorizedAccessException)
+        {
+            return [];
+        }
+    }
 
     /// <summary>One network, put right where this process may.</summary>
     /// <exception cref="ManagementException">There is none.</exception>
