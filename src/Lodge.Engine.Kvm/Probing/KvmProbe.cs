@@ -1,6 +1,4 @@
 using System.Diagnostics;
-using System.Security.Cryptography;
-using System.Text;
 using Lodge.Engine.Kvm.Interop;
 
 namespace Lodge.Engine.Kvm.Probing;
@@ -88,14 +86,14 @@ public static class KvmProbe
 
     private static string FingerprintOf(IEnumerable<ProbeProgram> programs)
     {
-        using var hash = IncrementalHash.CreateHash(HashAlgorithmName.SHA256);
+        ProbeDigest digest = new();
         foreach (ProbeProgram program in programs)
         {
-            hash.AppendData(Encoding.UTF8.GetBytes($"{program.Name}\n{program.Purpose}\n{program.Feature}\n{program.Vendor}\n{program.Mode}\n{program.Xcr0}\n{program.Code.Length}\n"));
-            hash.AppendData(program.Code);
-            hash.AppendData(program.UserCode);
+            digest.Add($"{program.Name}\n{program.Purpose}\n{program.Feature}\n{program.Vendor}\n{program.Mode}\n{program.Xcr0}");
+            digest.Add(program.Code);
+            digest.Add(program.UserCode);
         }
-        return Convert.ToHexString(hash.GetHashAndReset());
+        return digest.ToString();
     }
 
     /// <summary>One program on a thread of its own.</summary>

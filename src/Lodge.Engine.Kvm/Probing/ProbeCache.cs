@@ -1,5 +1,4 @@
 using System.Globalization;
-using System.Security.Cryptography;
 using System.Text;
 
 namespace Lodge.Engine.Kvm.Probing;
@@ -93,5 +92,10 @@ public sealed class ProbeCache(string path, string identity)
 
     private static string Word(string text) => text.Replace('\t', ' ').Replace('\n', ' ').Replace('\r', ' ');
 
-    private static string Digest(string text) => Convert.ToHexString(SHA256.HashData(Encoding.UTF8.GetBytes(text)));
+    private static string Digest(string text)
+    {
+        ProbeDigest digest = new();
+        digest.Add(text);
+        return digest.ToString();
+    }
 }

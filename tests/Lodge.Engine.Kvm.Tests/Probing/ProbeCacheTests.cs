@@ -56,6 +56,19 @@ public sealed class ProbeCacheTests : IDisposable
     }
 
     [Fact]
+    public void The_digest_is_FNV_1a_of_the_bytes_and_their_number()
+    {
+        ProbeDigest nothing = new();
+        Assert.Equal("cbf29ce484222325", nothing.ToString());
+        ProbeDigest one = new(), two = new();
+        one.Add([(byte)'a']);
+        two.Add([(byte)'a', 0]);
+        ulong a = 0xAF63_DC4C_8601_EC8C; // FNV-1a of "a", by the draft's appendix C
+        Assert.Equal(((a ^ 1) * 0x100_0000_01B3).ToString("x16"), one.ToString());
+        Assert.NotEqual(one.ToString(), two.ToString());
+    }
+
+    [Fact]
     public void A_folder_that_cannot_be_written_does_not_matter()
     {
         System.IO.File.WriteAllText(Path.Combine(_folder, "cache"), "a file where a folder should be");

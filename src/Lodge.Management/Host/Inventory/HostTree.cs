@@ -25,8 +25,13 @@ public sealed class HostTree(string root)
     {
         try
         {
+            string place = Place(path);
+            if (!File.Exists(place))
+            {
+                return null; // the usual case for much that is looked for, and an exception takes a millisecond
+            }
             // Files of /proc and /sys have no length.
-            using var stream = new FileStream(Place(path), FileMode.Open, FileAccess.Read, FileShare.ReadWrite, 0);
+            using var stream = new FileStream(place, FileMode.Open, FileAccess.Read, FileShare.ReadWrite, 0);
             byte[] buffer = new byte[4096];
             int length = 0;
             while (stream.Read(buffer, length, buffer.Length - length) is > 0 and int more)
