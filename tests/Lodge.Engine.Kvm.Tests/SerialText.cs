@@ -7,6 +7,8 @@ namespace Lodge.Engine.Kvm.Tests;
 /// <summary>The text of a guest's serial port that goes on over several machines, with the machine's time of each line.</summary>
 internal sealed class SerialText
 {
+    private static readonly bool s_shown = Environment.GetEnvironmentVariable("LODGE_SHOW_SERIAL") is not null;
+
     private readonly Lock _gate = new();
     private readonly StringBuilder _text = new();
     private readonly List<(string Text, TimeSpan MachineTime)> _lines = [];
@@ -76,6 +78,10 @@ internal sealed class SerialText
                 {
                     _lines.Add((_text.ToString(_lineStart, _text.Length - _lineStart).TrimEnd(), TimeSpan.FromTicks((Clock?.Now ?? 0) / 100)));
                     _lineStart = _text.Length;
+                    if (s_shown)
+                    {
+                        Console.Error.WriteLine($"{_lines[^1].MachineTime.TotalSeconds:F2} {_lines[^1].Text}");
+                    }
                 }
             }
             _changed.TrySetResult();

@@ -14,7 +14,7 @@ internal static class Msr
         Efer = 0xC000_0080, Star = 0xC000_0081, Lstar = 0xC000_0082, Cstar = 0xC000_0083, Fmask = 0xC000_0084, FsBase = 0xC000_0100, GsBase = 0xC000_0101,
         KernelGsBase = 0xC000_0102, TscAux = 0xC000_0103;
 
-    public const uint AmdSyscfg = 0xC001_0010, AmdHwcr = 0xC001_0015, AmdNbCfg = 0xC001_001F, AmdDeCfg = 0xC001_1029;
+    public const uint AmdSyscfg = 0xC001_0010, AmdHwcr = 0xC001_0015, AmdNbCfg = 0xC001_001F, AmdVirtualSpecCtrl = 0xC001_011F, AmdDeCfg = 0xC001_1029;
 
     public const uint KvmWallClock = 0x11, KvmSystemTime = 0x12, KvmWallClockNew = 0x4B56_4D00, KvmSystemTimeNew = 0x4B56_4D01, KvmEoiEnable = 0x4B56_4D04;
 }

@@ -13,13 +13,13 @@ internal sealed unsafe partial class Vcpu
 
     private readonly ulong[] _mtrrVariable = new ulong[16];
     private readonly ulong[] _mtrrFixed = new ulong[11];
-    private ulong _mtrrDefault, _pat = PatReset, _miscEnable = MiscEnableReset, _mcgStatus, _specCtrl, _tscAdjust;
+    private ulong _mtrrDefault, _pat = PatReset, _miscEnable = MiscEnableReset, _mcgStatus, _specCtrl, _virtualSpecCtrl, _tscAdjust;
 
     // What SaveRegisters keeps, besides the local APIC's own.
     private static readonly uint[] s_savedMsrs =
     [
         Msr.Tsc, Msr.TscAdjust, Msr.SpecCtrl, Msr.SysenterCs, Msr.SysenterEsp, Msr.SysenterEip, Msr.McgStatus, Msr.MiscEnable, Msr.Pat, Msr.MtrrDefType, Msr.Efer, Msr.Star, Msr.Lstar,
-        Msr.Cstar, Msr.Fmask, Msr.KernelGsBase, Msr.TscAux, Msr.KvmWallClockNew, Msr.KvmSystemTimeNew, Msr.KvmEoiEnable,
+        Msr.Cstar, Msr.Fmask, Msr.KernelGsBase, Msr.TscAux, Msr.KvmWallClockNew, Msr.KvmSystemTimeNew, Msr.KvmEoiEnable, Msr.AmdVirtualSpecCtrl,
         .. Enumerable.Range((int)Msr.MtrrPhysBase0, 16).Select(i => (uint)i), .. FixedMtrrs(),
     ];
 
@@ -60,6 +60,9 @@ internal sealed unsafe partial class Vcpu
                 return true;
             case Msr.SpecCtrl when HasSpeculationControl:
                 value = _specCtrl;
+                return true;
+            case Msr.AmdVirtualSpecCtrl when Model.Has(CpuFeature.VirtualSsbd):
+                value = _virtualSpecCtrl;
                 return true;
             case >= Msr.AmdSyscfg and <= Msr.AmdDeCfg when Model.IsAmd:
                 return TryReadAmdMsr(index, out value);
@@ -137,6 +140,8 @@ internal sealed unsafe partial class Vcpu
                 return true; // no microcode is taken
             case Msr.SpecCtrl when HasSpeculationControl:
                 return Store(ref _specCtrl, value, (value & ~SpeculationBits) == 0);
+            case Msr.AmdVirtualSpecCtrl when Model.Has(CpuFeature.VirtualSsbd):
+                return Store(ref _virtualSpecCtrl, value, (value & ~4UL) == 0); // SSBD: kept for the guest to read, it does nothing here
             case Msr.PredCmd when HasSpeculationControl:
                 return (value & ~1UL) == 0; // IBPB: the host's kernel keeps predictors of processes apart
             case Msr.FlushCmd when Model.Has(CpuFeature.FlushL1d):

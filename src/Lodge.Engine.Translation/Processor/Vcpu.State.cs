@@ -25,7 +25,7 @@ internal sealed unsafe partial class Vcpu
         B->Star = B->Lstar = B->Cstar = B->SyscallMask = B->KernelGsBase = B->TscAux = 0;
         B->SysenterCs = B->SysenterEsp = B->SysenterEip = 0;
         B->TscOffset = 0 - Partition.PowerOnTimestamp;
-        _tscAdjust = _specCtrl = _mcgStatus = _mtrrDefault = 0;
+        _tscAdjust = _specCtrl = _virtualSpecCtrl = _mcgStatus = _mtrrDefault = 0;
         _miscEnable = MiscEnableReset;
         _pat = PatReset;
         _wallClockMsr = _systemTimeMsr = 0;

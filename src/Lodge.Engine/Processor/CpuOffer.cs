@@ -44,7 +44,7 @@ public sealed class CpuOffer
     private static readonly CpuFeature[] s_softwareInert =
     [
         CpuFeature.MdClear, CpuFeature.Stibp, CpuFeature.Ssbd, CpuFeature.FlushL1d, CpuFeature.AmdIbpb, CpuFeature.AmdIbrs, CpuFeature.AmdStibp, CpuFeature.AmdSsbd,
-        CpuFeature.PredictiveStoreForwardingDisable, CpuFeature.IndirectPredictionControl, CpuFeature.RrsbaControl,
+        CpuFeature.VirtualSsbd, CpuFeature.PredictiveStoreForwardingDisable, CpuFeature.IndirectPredictionControl, CpuFeature.RrsbaControl,
     ];
 
     // Bits of IA32_ARCH_CAPABILITIES that only inform, and stand for no other register.
