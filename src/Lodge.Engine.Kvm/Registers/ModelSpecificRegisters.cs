@@ -97,7 +97,10 @@ internal sealed class ModelSpecificRegisters
             rest = rest[handle.SetMsrs(rest)..];
             if (!rest.IsEmpty)
             {
-                Refused(handle, rest[0]);
+                if (state.ModelSpecificRegisters.ContainsKey(rest[0].Index))
+                {
+                    Refused(handle, rest[0]); // a value of the state's, not one after reset that the adopted model has no register for
+                }
                 rest = rest[1..];
             }
         }

@@ -132,6 +132,7 @@ internal sealed unsafe partial class Vcpu
         ulong efer = state.ModelSpecificRegisters.GetValueOrDefault(Msr.Efer);
         Check(state, efer);
         CheckTimestampFrequency();
+        Array.Clear(_availability); // the model may have become another
         for (int i = 0; i < 16; i++)
         {
             B->Gpr[i] = state.GeneralRegisters[i];
