@@ -19,9 +19,9 @@ public class NamedNetworkTests
         Test((space, script) =>
         {
             space.Shell(script("$L network create lab"));
-            using Process web = space.Start(script("$L run --net lab --name web -- sh -c 'echo hello from web >/tmp/index.html; httpd -p 8000 -h /tmp; cat; exit 0'"));
+            using Process web = space.Start(script("$L run --engine translate --net lab --name web -- sh -c 'echo hello from web >/tmp/index.html; httpd -p 8000 -h /tmp; cat; exit 0'"));
             (int status, string text) = space.Try(script("""
-                $L run --net lab --name db -- sh -c '
+                $L run --engine translate --net lab --name db -- sh -c '
                     for i in $(seq 100); do wget -q -O - http://web:8000/index.html 2>/dev/null && exit 0; sleep 0.2; done; exit 1'
                 """));
             Assert.Equal((0, "hello from web\n"), (status, text));
@@ -30,7 +30,7 @@ public class NamedNetworkTests
 
             // With another address a guest is mute.
             (_, text) = space.Try(script("""
-                $L run --net lab --name thief -- sh -c '
+                $L run --engine translate --net lab --name thief -- sh -c '
                     ping -c 1 -W 10 web >/dev/null && echo reached
                     a=$(ip -o -4 address show eth0 | sed "s/.*inet \([0-9.]*\)\..*/\1/")
                     ip address flush dev eth0; ip address add $a.77/24 dev eth0
