@@ -34,7 +34,9 @@ internal sealed class ModelSpecificRegisters
         0x11 or 0x12 => false, // kvmclock's first names
         0x34 or 0x8B or 0xCE or 0x10A or 0x345 => false, // SMI count, microcode, platform information, architectural and performance capabilities
         >= 0x1DB and <= 0x1DE => false, // last branch
+        0x9E => false, // SMBASE: there is no system management mode
         >= 0x480 and <= 0x4FF => false, // what VMX can do
+        0xC000_0104 => model.Has(CpuFeature.Svm), // the ratio of nested guests' counters
         0x4B56_4D02 or 0x4B56_4D06 => model.Has(CpuFeature.KvmAsyncPageFault),
         0x4B56_4D03 => model.Has(CpuFeature.KvmStealTime),
         0x4B56_4D05 => model.Has(CpuFeature.KvmPollControl),

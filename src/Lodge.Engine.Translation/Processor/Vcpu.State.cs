@@ -240,7 +240,8 @@ internal sealed unsafe partial class Vcpu
                     _miscEnable = (value & MiscEnableWritable) | (MiscEnableReset & ~MiscEnableWritable);
                     break;
                 default:
-                    if (!TryWriteMsr(index, value))
+                    // An engine may tell of a register that the model lacks, which is zero then.
+                    if (!TryWriteMsr(index, value) && (value != 0 || TryReadMsr(index, out _)))
                     {
                         throw new SavedStateException($"processor state is not valid: MSR 0x{index:X}");
                     }
