@@ -21,7 +21,7 @@ public partial class LinuxResumeTests(ITestOutputHelper output)
 
     private static readonly TimeSpan s_hang = TimeSpan.FromMinutes(20);
 
-    // Each count has a sum by the floating-point unit, made in a process of its own. Messages of the boot are thrown away first, so that a warning is a late one.
+    // Each count has a sum by the floating-point unit, made in a process of its own. Messages of the boot are thrown away first, so that a warning is a late one; one of them only says that the host is slow.
     private const string Init = """
         #!/bin/busybox sh
         /bin/busybox mount -t proc none /proc
@@ -33,7 +33,7 @@ public partial class LinuxResumeTests(ITestOutputHelper output)
             echo "count $i $up $(/bin/busybox awk 'BEGIN { for (i = 1; i < 200; i++) s += 1 / (i * i); printf "%.12f", s }')"
             /bin/busybox usleep 50000
         done
-        /bin/busybox dmesg -r | /bin/busybox grep '^<[0-4]>' | /bin/busybox sed 's/^/warning /'
+        /bin/busybox dmesg -r | /bin/busybox grep '^<[0-4]>' | /bin/busybox grep -v 'hrtimer: interrupt took' | /bin/busybox sed 's/^/warning /'
         echo finished
         /bin/busybox poweroff -f
         """;
