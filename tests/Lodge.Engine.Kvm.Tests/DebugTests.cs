@@ -28,7 +28,7 @@ public class DebugTests
 
     private static DebugEvent Stop(SmallGuest guest)
     {
-        ProcessorExit exit = guest.Processor.Run();
+        ProcessorExit exit = guest.Run();
         Assert.True(exit == ProcessorExit.Debug, $"{exit} {guest.Processor.FailureReason}");
         return guest.Processor.DebugEvent;
     }

@@ -193,7 +193,7 @@ public class InterruptTests
             guest.Processor.Stop();
         });
         stopped.Start();
-        Assert.Equal(ProcessorExit.Stopped, guest.Processor.Run());
+        Assert.Equal(ProcessorExit.Stopped, guest.Run());
         stopped.Join();
         controller.Raise();
         Run(guest, static _ => false);

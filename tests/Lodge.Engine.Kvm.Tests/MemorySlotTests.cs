@@ -27,12 +27,12 @@ public class MemorySlotTests
         });
         guest.LongMode();
         guest.Bus.PortWritten = (_, _) => guest.Processor.Stop();
-        Assert.Equal(ProcessorExit.Stopped, guest.Processor.Run());
+        Assert.Equal(ProcessorExit.Stopped, guest.Run());
         dirty.Start();
         ulong[] bitmap = new ulong[dirty.WordCount];
         for (int round = 0; round < 3; round++)
         {
-            Assert.Equal(ProcessorExit.Stopped, guest.Processor.Run());
+            Assert.Equal(ProcessorExit.Stopped, guest.Run());
             guest.Memory.TryWrite(0x20_0FFE, 0x1122_3344u); // two pages
             Assert.True(guest.Memory.TryLend(0x30_0000, 16, out _));
             guest.Memory.Written(0x30_0000, 16);

@@ -75,7 +75,7 @@ public class TimeTests
             }
         });
         guest.Bus.PortWritten = (_, _) => guest.Processor.Stop();
-        Assert.Equal(ProcessorExit.Stopped, guest.Processor.Run());
+        Assert.Equal(ProcessorExit.Stopped, guest.Run());
         guest.Clock.Stop();
         ProcessorState before = guest.Processor.GetState();
         Thread.Sleep(1500);
@@ -103,7 +103,7 @@ public class TimeTests
     {
         using SmallGuest first = Create(static a => ByDeadline(a, 200_000_000));
         first.Bus.PortWritten = (_, _) => first.Processor.Stop();
-        Assert.Equal(ProcessorExit.Stopped, first.Processor.Run());
+        Assert.Equal(ProcessorExit.Stopped, first.Run());
         first.Clock.Stop();
         ProcessorState state = first.Processor.GetState();
         byte[] memory = new byte[1 << 20];
