@@ -78,8 +78,9 @@ public sealed class ExchangeTests
             using var memory = new GuestMemory(Size);
             var clock = new MachineClock();
             var bus = new Bus { Stops = !last };
-            CpuModel model = Model(engines[leg]);
-            using Partition partition = (engines[leg] == "kvm" ? new KvmEngine() : (IEngine)new TranslationEngine()).CreatePartition(new PartitionOptions(1, model, memory, bus, clock));
+            IEngine engine = engines[leg] == "kvm" ? new KvmEngine() : new TranslationEngine();
+            CpuModel model = CommonModel.Create(CpuModelName.V1, engine);
+            using Partition partition = engine.CreatePartition(new PartitionOptions(1, model, memory, bus, clock));
             VirtualProcessor processor = bus.Processor = partition.Processors[0];
             if (saved is null)
             {
@@ -114,21 +115,6 @@ public sealed class ExchangeTests
             saved = writer.ToArray();
         }
         return new Result(BitConverter.ToUInt32(ram, (int)Ticks), BitConverter.ToUInt32(ram, (int)Messages), BitConverter.ToUInt64(ram, (int)Sum), BitConverter.ToUInt64(ram, (int)Vector));
-    }
-
-    // What both engines have on this host: level 1 as its KVM shows it.
-    private static CpuModel Model(string engine)
-    {
-        CpuModel hardware = CpuModel.Create(CpuModelName.V1, 1, new KvmEngine().CpuOffer);
-        if (engine == "kvm")
-        {
-            return hardware;
-        }
-        CpuModel software = CpuModel.Create(CpuModelName.V1, 1);
-        CpuModelState common = hardware.Save();
-        CpuOffer offer = CpuOffer.Software;
-        software.Adopt(common with { Features = [.. common.Features.Select((word, i) => word & offer.Features[(CpuFeatureWord)i])], TimestampFrequency = 0 });
-        return software;
     }
 
     private static void Put(GuestMemory memory, ulong address, Action<Assembler> code)

@@ -218,11 +218,15 @@ public sealed class RegisterTests
             var handle = ((KvmProcessor)partition.Processors[0]).Handle;
             ProcessorState reset = transfer.Store(handle);
             bool countersMove = CountersMove(handle);
+            // AMD's SYSENTER is for 32-bit code: KVM keeps as much of its pointers.
+            ulong sysenter = model.IsAmd ? uint.MaxValue : ulong.MaxValue;
             Assert.SkipWhen(mode == "pae" && !HasPaePaging(transfer, handle), "this host's KVM has no PAE paging outside of long mode");
             var wrong = new SortedSet<string>();
             for (int seed = 0; seed < 100; seed++)
             {
                 ProcessorState state = RandomState(new Random(seed), reset, model, mode);
+                state.ModelSpecificRegisters[0x175] &= sysenter;
+                state.ModelSpecificRegisters[0x176] &= sysenter;
                 Dictionary<string, object?> expected = Fields(state);
                 transfer.Load(handle, 0, state);
                 ProcessorState stored = transfer.Store(handle);

@@ -212,7 +212,7 @@ public sealed class CpuOfferTests
         Refused(rich, rich.Save() with { Name = "../\u001b[2J" }, "..??");
         Refused(rich, rich.Save() with { Features = [.. rich.Save().Features, 4] }, "word 16");
         Refused(rich, rich.Save() with { ComponentOffsets = [.. rich.Save().ComponentOffsets.Select((o, i) => i == 9 ? 840 : o)] }, "component 9");
-        Refused(CpuModel.Create(CpuModelName.V3, 1, Software(false)), CpuModel.Create(CpuModelName.V3, 1, Kvm(false)).Save(), "software engine", "VirtualSsbd");
+        Refused(CpuModel.Create(CpuModelName.V3, 1, Software(false)), CpuModel.Create(CpuModelName.V3, 1, Kvm(false)).Save(), "software engine", "AmdSelectiveBranchPredictorBarrier");
         CpuModel nested = CpuModel.Create(CpuModelName.V3, 1, Kvm(false), new ProcessorOptions { Nested = true });
         Refused(rich, nested.Save(), "Vmx", "--nested");
     }

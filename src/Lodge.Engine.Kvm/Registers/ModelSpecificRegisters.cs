@@ -43,7 +43,7 @@ internal sealed class ModelSpecificRegisters
         0x4B56_4D07 => false, // acknowledgement of a page that came
         Timestamp or Deadline => false, // in their own places
         >= 0x4000_0000 and <= 0x4000_FFFF => model.HasHyperV && index is not (0x4000_0003 or 0x4000_0020), // reset, reference counter
-        _ => true,
+        _ => !MsrFilter.IsPerformance(index) || model.HasPerformanceMonitoring,
     };
 
     /// <summary>Reads a processor's.</summary>

@@ -21,6 +21,9 @@ internal static class MsrFilter
     // State that goes by other calls: counter, APIC base, deadline, x2APIC registers, EFER, FS and GS base.
     private static readonly (uint First, uint Last)[] s_elsewhere = [(0x10, 0x10), (0x1B, 0x1B), (0x3B, 0x3B), (0x6E0, 0x6E0), (0x800, 0x8FF), (0xC000_0080, 0xC000_0080), (0xC000_0100, 0xC000_0103)];
 
+    /// <summary>Registers of performance counters, which are state only of guests that have them.</summary>
+    public static bool IsPerformance(uint index) => s_performance.Any(r => index >= r.First && index <= r.Last);
+
     private static readonly (uint First, uint Last)[] s_performance =
     [
         (0xC1, 0xC8), (0x186, 0x18D), (0x309, 0x30C), (0x345, 0x345), (0x38D, 0x391), (0x3F1, 0x3F1), (0xC000_0300, 0xC000_0303), (0xC001_0000, 0xC001_0007), (0xC001_0200, 0xC001_020B),
@@ -38,7 +41,7 @@ internal static class MsrFilter
     {
         MsrBitmap[] bitmaps = [new(0, 0x2000), new(0x4000_0000, 0x200), new(0x4B56_4D00, 0x20), new(0xC000_0000, 0x2000), new(0xC001_0000, 0x2000)];
         void Allow(uint index) => Array.Find(bitmaps, b => b.Contains(index))?.Allow(index);
-        foreach (uint index in state.Where(i => performance || !s_performance.Any(r => i >= r.First && i <= r.Last)))
+        foreach (uint index in state.Where(i => performance || !IsPerformance(i)))
         {
             Allow(index);
         }

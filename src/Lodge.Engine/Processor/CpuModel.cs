@@ -213,6 +213,9 @@ public sealed partial class CpuModel
         return model;
     }
 
+    /// <summary>Whether the guest has performance counters.</summary>
+    public bool HasPerformanceMonitoring => _performance != default || Has(CpuFeature.PerformanceCore);
+
     private void AddNested()
     {
         CpuFeature feature = IsAmd ? CpuFeature.Svm : CpuFeature.Vmx;
