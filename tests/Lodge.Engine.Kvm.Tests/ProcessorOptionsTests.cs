@@ -26,7 +26,10 @@ public sealed class ProcessorOptionsTests
 
     private static ProcessorOptions Asked(string option) => new()
     {
-        HyperV = option == "hyperv", Nested = option == "nested", PerformanceMonitoring = option == "pmu", TimestampFrequency = option == "tsc" ? 1_234_567_000 : 0,
+        HyperV = option == "hyperv",
+        Nested = option == "nested",
+        PerformanceMonitoring = option == "pmu",
+        TimestampFrequency = option == "tsc" ? 1_234_567_000 : 0,
     };
 
     [Theory]

@@ -168,9 +168,26 @@ public sealed class RegisterTests
     {
         var fields = new Dictionary<string, object?>
         {
-            ["rip"] = s.InstructionPointer, ["rflags"] = s.Flags, ["cr0"] = s.Cr0, ["cr2"] = s.Cr2, ["cr3"] = s.Cr3, ["cr4"] = s.Cr4, ["cr8"] = s.Cr8, ["xcr0"] = s.Xcr0,
-            ["dr6"] = s.Dr6, ["dr7"] = s.Dr7, ["gdtr"] = s.GlobalDescriptorTable, ["idtr"] = s.InterruptDescriptorTable, ["ldtr"] = s.LocalDescriptorTable, ["tr"] = s.TaskRegister,
-            ["activity"] = s.Activity, ["nmi blocked"] = s.NmiBlocked, ["shadow"] = s.InterruptShadow, ["debug shadow"] = s.DebugShadow, ["event"] = s.PendingEvent, ["pkru"] = s.Pkru,
+            ["rip"] = s.InstructionPointer,
+            ["rflags"] = s.Flags,
+            ["cr0"] = s.Cr0,
+            ["cr2"] = s.Cr2,
+            ["cr3"] = s.Cr3,
+            ["cr4"] = s.Cr4,
+            ["cr8"] = s.Cr8,
+            ["xcr0"] = s.Xcr0,
+            ["dr6"] = s.Dr6,
+            ["dr7"] = s.Dr7,
+            ["gdtr"] = s.GlobalDescriptorTable,
+            ["idtr"] = s.InterruptDescriptorTable,
+            ["ldtr"] = s.LocalDescriptorTable,
+            ["tr"] = s.TaskRegister,
+            ["activity"] = s.Activity,
+            ["nmi blocked"] = s.NmiBlocked,
+            ["shadow"] = s.InterruptShadow,
+            ["debug shadow"] = s.DebugShadow,
+            ["event"] = s.PendingEvent,
+            ["pkru"] = s.Pkru,
         };
         for (int i = 0; i < 16; i++)
         {

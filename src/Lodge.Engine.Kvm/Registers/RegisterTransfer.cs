@@ -80,8 +80,24 @@ internal sealed class RegisterTransfer
             ulong[] g = state.GeneralRegisters;
             handle.Registers = new KvmRegs
             {
-                Rax = g[0], Rcx = g[1], Rdx = g[2], Rbx = g[3], Rsp = g[4], Rbp = g[5], Rsi = g[6], Rdi = g[7], R8 = g[8], R9 = g[9], R10 = g[10], R11 = g[11], R12 = g[12],
-                R13 = g[13], R14 = g[14], R15 = g[15], Rip = state.InstructionPointer, Rflags = state.Flags | 2,
+                Rax = g[0],
+                Rcx = g[1],
+                Rdx = g[2],
+                Rbx = g[3],
+                Rsp = g[4],
+                Rbp = g[5],
+                Rsi = g[6],
+                Rdi = g[7],
+                R8 = g[8],
+                R9 = g[9],
+                R10 = g[10],
+                R11 = g[11],
+                R12 = g[12],
+                R13 = g[13],
+                R14 = g[14],
+                R15 = g[15],
+                Rip = state.InstructionPointer,
+                Rflags = state.Flags | 2,
             };
             LoadDebugRegisters(handle, state);
             _registers.Load(handle, state);

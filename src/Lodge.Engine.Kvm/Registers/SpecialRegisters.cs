@@ -94,8 +94,23 @@ internal static class SpecialRegisters
             KvmSregs old = handle.SpecialRegisters;
             s = new KvmSregs2
             {
-                Cs = old.Cs, Ds = old.Ds, Es = old.Es, Fs = old.Fs, Gs = old.Gs, Ss = old.Ss, Tr = old.Tr, Ldt = old.Ldt, Gdt = old.Gdt, Idt = old.Idt,
-                Cr0 = old.Cr0, Cr2 = old.Cr2, Cr3 = old.Cr3, Cr4 = old.Cr4, Cr8 = old.Cr8, Efer = old.Efer, ApicBase = old.ApicBase,
+                Cs = old.Cs,
+                Ds = old.Ds,
+                Es = old.Es,
+                Fs = old.Fs,
+                Gs = old.Gs,
+                Ss = old.Ss,
+                Tr = old.Tr,
+                Ldt = old.Ldt,
+                Gdt = old.Gdt,
+                Idt = old.Idt,
+                Cr0 = old.Cr0,
+                Cr2 = old.Cr2,
+                Cr3 = old.Cr3,
+                Cr4 = old.Cr4,
+                Cr8 = old.Cr8,
+                Efer = old.Efer,
+                ApicBase = old.ApicBase,
             };
         }
         state.Segments = [Segments.FromKvm(s.Es), Segments.FromKvm(s.Cs), Segments.FromKvm(s.Ss), Segments.FromKvm(s.Ds), Segments.FromKvm(s.Fs), Segments.FromKvm(s.Gs)];
