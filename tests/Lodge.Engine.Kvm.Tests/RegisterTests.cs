@@ -242,6 +242,7 @@ public sealed class RegisterTests
             for (int seed = 0; seed < 100; seed++)
             {
                 ProcessorState state = RandomState(new Random(seed), reset, model, mode);
+                state.DebugShadow &= !model.IsAmd; // whose one shadow does not tell
                 state.ModelSpecificRegisters[0x175] &= sysenter;
                 state.ModelSpecificRegisters[0x176] &= sysenter;
                 Dictionary<string, object?> expected = Fields(state);

@@ -71,7 +71,8 @@ internal static class ProcessorEvents
         state.PendingSipi = activity == KvmMpState.SipiReceived ? (int)(events.SipiVector & 0xFF) : -1;
         state.NmiBlocked = events.NmiMasked != 0;
         state.NmiPending = events.NmiPending != 0;
-        state.DebugShadow = (events.InterruptShadow & KvmVcpuEvents.ShadowMovSs) != 0;
+        // AMD's processors have one shadow for both, of which the kernel tells with both bits; it holds interrupts.
+        state.DebugShadow = (events.InterruptShadow & (KvmVcpuEvents.ShadowMovSs | KvmVcpuEvents.ShadowSti)) == KvmVcpuEvents.ShadowMovSs;
         state.InterruptShadow = events.InterruptShadow != 0;
         state.PendingTripleFault = (events.Flags & KvmVcpuEvents.TripleFaultValid) != 0 && events.TripleFaultPending != 0;
         if (events.ExceptionInjected != 0 || events.ExceptionPending != 0)
