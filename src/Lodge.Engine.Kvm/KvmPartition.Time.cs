@@ -18,6 +18,7 @@ internal sealed partial class KvmPartition
         if (!Options.Clock.Running)
         {
             HoldTime();
+            _heldClock = null; // kvmclock counts the machine's time from the start, as the software engine's does, or it would be ahead after a restore there
             Reset(); // counters at zero
         }
     }
