@@ -334,8 +334,7 @@ public sealed class VirtioNetworkTests : IDisposable
         {
             _guest.Send(NetworkGuest.Frame(60 + i), pair: i / 3);
         }
-        Wait.Until(() => _guest.Card.Queues[1].InFlight + _guest.Card.Queues[3].InFlight == 1);
-        Assert.Equal(2, Counters.SentFrames);
+        Wait.Until(() => Counters.SentFrames == 2 && _guest.Card.Queues[1].InFlight + _guest.Card.Queues[3].InFlight == 1);
         var lengths = new List<int>();
         while (lengths.Count < 6)
         {
@@ -355,7 +354,7 @@ public sealed class VirtioNetworkTests : IDisposable
         SetUp(capacity: 1);
         _guest.Send(NetworkGuest.Frame(60));
         _guest.Send(NetworkGuest.Frame(61));
-        Wait.Until(() => _guest.Card.Queues[1].InFlight == 1);
+        Wait.Until(() => Counters.SentFrames == 1 && _guest.Card.Queues[1].InFlight == 1);
         _guest.Driver.Reset();
         Assert.Equal(60, _peer.Take().Frame.Length);
         _guest.SetUp(ulong.MaxValue);
@@ -370,7 +369,7 @@ public sealed class VirtioNetworkTests : IDisposable
         Assert.Equal(0, _guest.Control(4, 0, 2, 0));
         _guest.Send(NetworkGuest.Frame(60));
         _guest.Send(NetworkGuest.Frame(61));
-        Wait.Until(() => _guest.Card.Queues[1].InFlight == 1);
+        Wait.Until(() => Counters.SentFrames == 1 && _guest.Card.Queues[1].InFlight == 1);
         _guest.Send(NetworkGuest.Frame(62), pair: 1);
         _guest.Driver.Set(Virtio.Transport.CommonRegister.QueueSelect, 2, 1);
         _guest.Driver.Set(Virtio.Transport.CommonRegister.QueueReset, 2, 1);
