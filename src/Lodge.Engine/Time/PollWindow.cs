@@ -3,7 +3,7 @@ using System.Diagnostics;
 namespace Lodge.Engine.Time;
 
 /// <summary>
-/// How long a thread with nothing to do looks for work before it sleeps. Waking a sleeping thread on an idle host processor costs 20 to 50 us, much more than a
+/// How long a thread with nothing to do looks for work before it sleeps. Waking a sleeping thread on an idle host processor may take longer than a
 /// request of a disk or a network in the host's memory; one that still looks answers at once. The window adapts as KVM's does for a halted processor
 /// (Linux Documentation/virt/kvm/halt-polling.rst): it grows while waits turn out to be just longer than it, and is given up when they are long, so that an
 /// idle machine does not poll at all. One thread at a time.

@@ -11,7 +11,7 @@ namespace Lodge.Machine.Virtio;
 /// <param name="work">One bounded portion; returns whether more is left.</param>
 internal sealed class DeviceWorker(Func<bool> work) : IThreadPoolWorkItem
 {
-    private const int MaximumPoll = 100;    // microseconds; a guest needs about half of it from a completion to the next request
+    private const int MaximumPoll = 100;    // microseconds
     private readonly object _gate = new();
     private readonly PollWindow _poll = new(MaximumPoll);
     private int _signalled;
