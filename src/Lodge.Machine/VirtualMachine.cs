@@ -52,7 +52,7 @@ public sealed class VirtualMachine : IDebugTarget, IDisposable
     private bool _disposed;
     private volatile MachineRunState _state;
 
-    /// <summary>Makes a machine: everything is allocated and the guest is in place, ready to start.</summary>
+    /// <summary>Makes a machine: everything is allocated and the guest is in place, ready to start. One whose memory begins as a copy needs <see cref="RestoreState"/> first.</summary>
     /// <exception cref="IOException">Guest memory or the CMOS file cannot be had.</exception>
     /// <exception cref="ArgumentException">The configuration is impossible.</exception>
     public VirtualMachine(MachineConfiguration configuration, IEngine engine)
@@ -78,7 +78,10 @@ public sealed class VirtualMachine : IDebugTarget, IDisposable
                 _events = new EventListener();
                 Chipset.Pci.Doorbells = new MachineDoorbells(doorbells, _events);
             }
-            PowerOn();
+            if (configuration.Backing.CopyOf is null)
+            {
+                PowerOn();
+            }
         }
         catch
         {

@@ -24,7 +24,11 @@ public sealed unsafe partial class GuestMemory
         int file = -1;
         try
         {
-            if (Backing.IsFile)
+            if (Backing.CopyOf is { } original)
+            {
+                MapCopy(original);
+            }
+            else if (Backing.IsFile)
             {
                 file = Backing.PoolPageSize == 0 ? MapFile() : MapPool();
             }
@@ -240,6 +244,10 @@ public sealed unsafe partial class GuestMemory
         if (Backing.Locked || Backing.PoolPageSize != 0)
         {
             NativeMemory.Clear(_base + offset, (nuint)length);
+        }
+        else if (Backing.CopyOf is not null)
+        {
+            done = DiscardCopied(offset, length);
         }
         else
         {

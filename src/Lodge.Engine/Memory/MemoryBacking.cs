@@ -29,8 +29,14 @@ public sealed record MemoryBacking(HugePages HugePages = HugePages.None, bool Me
     /// <summary>A memory file of 4 KiB pages, backed as it is touched.</summary>
     public static MemoryBacking Default { get; } = new();
 
-    /// <summary>Whether RAM is a memory file.</summary>
-    public bool IsFile => !Mergeable && HugePages != HugePages.Transparent;
+    /// <summary>
+    /// File with what RAM holds at first, of exactly its size; null: RAM is zero at first. The file is mapped copy-on-write: it is read as the guest touches it, never
+    /// written, and pages that no guest has written are in the host's memory once for all that map it. It must stand still while it is mapped; it may be deleted.
+    /// </summary>
+    public string? CopyOf { get; init; }
+
+    /// <summary>Whether RAM is a memory file of its own, which other processes can map.</summary>
+    public bool IsFile => CopyOf is null && !Mergeable && HugePages != HugePages.Transparent;
 
     /// <summary>Bytes of a page of the pool; 0 without a pool.</summary>
     public ulong PoolPageSize => HugePages switch
@@ -43,6 +49,7 @@ public sealed record MemoryBacking(HugePages HugePages = HugePages.None, bool Me
     /// <summary>Why this cannot be had for RAM of <paramref name="size"/> bytes whatever the host is; null when it can.</summary>
     public string? Contradiction(ulong size) => this switch
     {
+        { CopyOf: not null, HugePages: not HugePages.None } => "memory that begins as a copy of a file cannot be made of huge pages",
         { Mergeable: true, Locked: true } => "memory cannot be both mergeable and locked: a merged page is copied when it is written, for which there may be no memory",
         { Mergeable: true, HugePages: not HugePages.None } => "memory cannot be both mergeable and made of huge pages: the kernel merges 4 KiB pages only",
         _ when PoolPageSize != 0 && size % PoolPageSize != 0 =>
