@@ -12,19 +12,20 @@ internal sealed class FrameGuest
     private static readonly TimeSpan Limit = TimeSpan.FromSeconds(20); // far beyond any success
     private readonly AutoResetEvent _awake = new(false);
     private readonly byte[] _buffer = new byte[65562];
+    private string? _last;
 
     public FrameGuest(UserLink link)
     {
         Link = link;
         link.Connect(() => _awake.Set());
-        Announce();
+        Send(Announcement(), default);
     }
 
     public static MacAddress Mac { get; } = new(0x5254_0012_3456);
 
     public UserLink Link { get; }
 
-    public IPAddress Address { get; } = IPAddress.Parse("10.0.2.15");
+    public static IPAddress Address { get; } = IPAddress.Parse("10.0.2.15");
 
     /// <summary>Sends a frame, waiting while the link takes none.</summary>
     public void Send(byte[] frame, in FrameOffload offload)
@@ -38,17 +39,7 @@ internal sealed class FrameGuest
     }
 
     /// <summary>Says whose address it is, as systems do (RFC 5227): the stack drops what waits longer than a second for that.</summary>
-    private void Announce()
-    {
-        byte[] frame = new byte[42];
-        frame.AsSpan(0, 6).Fill(0xFF);
-        Mac.Write(frame.AsSpan(6));
-        Convert.FromHexString("08060001080006040001").CopyTo(frame, 12);
-        Mac.Write(frame.AsSpan(22));
-        Address.TryWriteBytes(frame.AsSpan(28), out _);
-        Address.TryWriteBytes(frame.AsSpan(38), out _);
-        Send(frame, default);
-    }
+    public static byte[] Announcement() => ArpRequest(Address);
 
     /// <summary>Takes all frames that are there.</summary>
     public void Drain()
@@ -83,9 +74,9 @@ internal sealed class FrameGuest
 
     public void SendUdp(IPAddress to, ushort fromPort, ushort toPort, ReadOnlySpan<byte> data) => Send(UdpFrame(to, fromPort, toPort, data, false), default);
 
-    public byte[] UdpFrame(IPAddress to, ushort fromPort, ushort toPort, ReadOnlySpan<byte> data, bool partialChecksum) => Udp(Address, to, fromPort, toPort, data, partialChecksum);
+    public static byte[] UdpFrame(IPAddress to, ushort fromPort, ushort toPort, ReadOnlySpan<byte> data, bool partialChecksum) => Udp(Address, to, fromPort, toPort, data, partialChecksum);
 
-    public byte[] ArpRequest(IPAddress target)
+    public static byte[] ArpRequest(IPAddress target)
     {
         byte[] frame = new byte[42];
         frame.AsSpan(0, 6).Fill(0xFF);
@@ -167,10 +158,14 @@ internal sealed class FrameGuest
             int length = Link.TryReceive(_buffer, out _);
             if (length == 0)
             {
-                Assert.True(_awake.WaitOne(Limit) && DateTime.UtcNow < end, "no such frame came");
+                if (!_awake.WaitOne(Limit) || DateTime.UtcNow >= end)
+                {
+                    Assert.Fail(NoFrame());
+                }
                 continue;
             }
             byte[] frame = _buffer[..length];
+            _last = $"{length} bytes of type {frame[12]:x2}{frame[13]:x2}";
             if (frame[12] == 8 && frame[13] == 6 && frame[21] == 1 && frame.AsSpan(38, 4).SequenceEqual(Address.GetAddressBytes()))
             {
                 byte[] reply = ArpRequest(new IPAddress(frame.AsSpan(28, 4)));
@@ -185,6 +180,9 @@ internal sealed class FrameGuest
         }
     }
 
+    private string NoFrame() =>
+        $"no such frame came: {Link.Counters.ReceivedFrames} did, the last of {_last ?? "no bytes"}; dropped {Link.DropsToGuest} to the guest, {Link.RefusedSockets} for its sockets; sent {Link.Counters.SentFrames}, malformed {Link.ErrorsFromGuest}";
+
     private static byte[] DhcpMessage(byte type, byte[]? requested)
     {
         byte[] message = new byte[300];
@@ -197,7 +195,7 @@ internal sealed class FrameGuest
         return message;
     }
 
-    private byte[] Udp(IPAddress from, IPAddress to, ushort fromPort, ushort toPort, ReadOnlySpan<byte> data, bool partialChecksum)
+    private static byte[] Udp(IPAddress from, IPAddress to, ushort fromPort, ushort toPort, ReadOnlySpan<byte> data, bool partialChecksum)
     {
         byte[] frame = new byte[42 + data.Length];
         Span<byte> ip = frame.AsSpan(14), udp = frame.AsSpan(34);

@@ -78,7 +78,7 @@ public sealed class UserNetworkTests : IDisposable
         using Socket client = new(AddressFamily.InterNetwork, SocketType.Stream, ProtocolType.Tcp);
         client.Connect(forward.Host, forward.HostPort);
         byte[] packet = guest.WaitForIpv4(6);
-        Assert.Equal(guest.Address, new IPAddress(packet.AsSpan(16, 4)));
+        Assert.Equal(FrameGuest.Address, new IPAddress(packet.AsSpan(16, 4)));
         Assert.Equal(80, BinaryPrimitives.ReadUInt16BigEndian(packet.AsSpan(22)));
         Assert.Equal(2, packet[33] & 0x3F); // SYN
     }
@@ -154,7 +154,7 @@ public sealed class UserNetworkTests : IDisposable
     {
         FrameGuest guest = Open();
         using Socket server = Bound(ProtocolType.Udp);
-        byte[] frame = guest.UdpFrame(IPAddress.Parse("10.0.2.2"), 4000, Port(server), "odd"u8, partialChecksum: true);
+        byte[] frame = FrameGuest.UdpFrame(IPAddress.Parse("10.0.2.2"), 4000, Port(server), "odd"u8, partialChecksum: true);
         guest.Send(frame, new FrameOffload { NeedsChecksum = true, ChecksumStart = 34, ChecksumOffset = 6 });
         Assert.True(server.Poll(TimeSpan.FromSeconds(20), SelectMode.SelectRead));
         // The same without the completion is wrong and dropped.
@@ -201,7 +201,7 @@ public sealed class UserNetworkTests : IDisposable
         byte[] data = new byte[20_001];
         new Random(2).NextBytes(data);
         List<byte[]> frames = [];
-        Ipv4Fragments.Split(guest.UdpFrame(IPAddress.Parse("10.0.2.2"), 4000, Port(server), data, false), mtu, f => frames.Add(f.ToArray()));
+        Ipv4Fragments.Split(FrameGuest.UdpFrame(IPAddress.Parse("10.0.2.2"), 4000, Port(server), data, false), mtu, f => frames.Add(f.ToArray()));
         Assert.True(frames.Count > 10);
         if (backwards)
         {
@@ -219,7 +219,7 @@ public sealed class UserNetworkTests : IDisposable
         FrameGuest guest = Open();
         using Socket server = Bound(ProtocolType.Udp);
         List<byte[]> frames = [];
-        byte[] whole = guest.UdpFrame(IPAddress.Parse("10.0.2.2"), 4000, Port(server), new byte[4000], false);
+        byte[] whole = FrameGuest.UdpFrame(IPAddress.Parse("10.0.2.2"), 4000, Port(server), new byte[4000], false);
         Ipv4Fragments.Split(whole, 1500, f => frames.Add(f.ToArray()));
         foreach (int i in (int[])[0, 1, 1, 2])
         {
@@ -243,7 +243,7 @@ public sealed class UserNetworkTests : IDisposable
     public void A_guest_that_takes_no_frames_only_loses_them()
     {
         FrameGuest guest = Open();
-        byte[] request = guest.ArpRequest(IPAddress.Parse("10.0.2.2"));
+        byte[] request = FrameGuest.ArpRequest(IPAddress.Parse("10.0.2.2"));
         for (int i = 0; i < 100_000; i++)
         {
             guest.Send(request, default);
@@ -261,7 +261,7 @@ public sealed class UserNetworkTests : IDisposable
         FrameGuest guest = Open(new UserNetworkOptions { Restricted = true });
         Random random = new(7);
         byte[] buffer = new byte[65562];
-        byte[][] seeds = [guest.ArpRequest(guest.Address), guest.UdpFrame(IPAddress.Parse("10.0.2.2"), 68, 67, new byte[300], false), guest.UdpFrame(IPAddress.Parse("10.0.2.3"), 68, 53, new byte[40], true), FrameGuest.RouterSolicitation(), FrameGuest.TcpSyn()];
+        byte[][] seeds = [FrameGuest.ArpRequest(FrameGuest.Address), FrameGuest.UdpFrame(IPAddress.Parse("10.0.2.2"), 68, 67, new byte[300], false), FrameGuest.UdpFrame(IPAddress.Parse("10.0.2.3"), 68, 53, new byte[40], true), FrameGuest.RouterSolicitation(), FrameGuest.TcpSyn()];
         for (int i = 0; i < cases; i++)
         {
             byte[] frame;

@@ -14,7 +14,7 @@ internal sealed unsafe class SlirpLibrary
 
     private const string FileName = "libslirp.so.0";
     private static readonly Version Least = new(4, 7); // configuration version 4: timers by number
-    private static readonly Lazy<(SlirpLibrary? Library, string? Problem)> Loaded = new(Load);
+    private static readonly Lazy<(SlirpLibrary? Library, string? Problem)> Loaded = new(() => Load(FileName));
 
     private readonly nint _handle;
 
@@ -61,11 +61,12 @@ internal sealed unsafe class SlirpLibrary
         return library;
     }
 
-    private static (SlirpLibrary? Library, string? Problem) Load()
+    /// <summary>Loads a file. The variables of the library are those of the file: a copy under another name has its own.</summary>
+    internal static (SlirpLibrary? Library, string? Problem) Load(string file)
     {
-        if (!NativeLibrary.TryLoad(FileName, out nint handle))
+        if (!NativeLibrary.TryLoad(file, out nint handle))
         {
-            return (null, $"user-mode networking needs {FileName}: install the package {Package}");
+            return (null, $"user-mode networking needs {file}: install the package {Package}");
         }
         try
         {
@@ -73,7 +74,7 @@ internal sealed unsafe class SlirpLibrary
             string version = Marshal.PtrToStringUTF8((nint)library.VersionString()) ?? "";
             if (!Version.TryParse(version.Split('-', '+')[0], out Version? number) || number < Least)
             {
-                return (null, string.Create(CultureInfo.InvariantCulture, $"user-mode networking needs libslirp {Least} or newer, and {FileName} is {version}: install a newer package {Package}"));
+                return (null, string.Create(CultureInfo.InvariantCulture, $"user-mode networking needs libslirp {Least} or newer, and {file} is {version}: install a newer package {Package}"));
             }
             SilenceLog();
             return (library, null);

@@ -14,6 +14,7 @@ internal sealed unsafe partial class SlirpStack : IDisposable
     private const int PollIn = 1, PollOut = 2, PollPriority = 4, PollError = 8, PollHangUp = 16; // SLIRP_POLL_*
     private const int ForwardUdp = 1, ForwardIpv6Only = 2; // SLIRP_HOSTFWD_*
     private const int FramingReserve = 1; // libslirp's if_mtu is at most 65521
+    private const long ClockSpan = 1L << 32, ClockGap = 300_000; // milliseconds; the gap is more than the longest life of a UDP socket, 240 s
 
     private readonly SlirpLibrary _library;
     private readonly IFrameSink _sink;
@@ -68,6 +69,8 @@ internal sealed unsafe partial class SlirpStack : IDisposable
             Dispose();
             throw new NetworkException("libslirp refuses the configuration of the user network");
         }
+        // The library's clock is a variable that is 0 until some stack polls: a UDP socket that the guest opens before that has expired as soon as one does.
+        library.Poll(_slirp, 1, &GetReturned, GCHandle.ToIntPtr(_self));
     }
 
     /// <summary>Sockets of the last <see cref="Fill"/>.</summary>
@@ -179,7 +182,14 @@ internal sealed unsafe partial class SlirpStack : IDisposable
         }
     }
 
-    private static long Now() => (long)(System.Diagnostics.Stopwatch.GetTimestamp() * (1e9 / System.Diagnostics.Stopwatch.Frequency));
+    /// <summary>
+    /// The clock of all stacks, in nanoseconds: the host's, without the last minutes of each span of 2^32 ms. The library compares the time with a UDP socket's end as unsigned words of 32 bits, so that
+    /// in those minutes it would take each socket, whose end is in the next span, as expired.
+    /// </summary>
+    /// <param name="elapsed">The host's clock, in nanoseconds.</param>
+    internal static long Clock(long elapsed) => elapsed + (elapsed / ((ClockSpan - ClockGap) * 1_000_000) * (ClockGap * 1_000_000));
+
+    private static long Now() => Clock((long)(System.Diagnostics.Stopwatch.GetTimestamp() * (1e9 / System.Diagnostics.Stopwatch.Frequency)));
 
     private static uint Word(IPAddress address)
     {
