@@ -9,6 +9,7 @@ using Lodge.Machine.Devices.Interrupts.Pic8259;
 using Lodge.Machine.Devices.Misc.DebugConsole;
 using Lodge.Machine.Devices.Misc.DebugExit;
 using Lodge.Machine.Devices.Misc.FirmwareConfiguration;
+using Lodge.Machine.Devices.Misc.GenerationId;
 using Lodge.Machine.Devices.Misc.Pvpanic;
 using Lodge.Machine.Devices.Power.AcpiPowerManagement;
 using Lodge.Machine.Devices.Serial.Uart16550;
@@ -47,6 +48,8 @@ public sealed class Chipset
         Add(new Hpet(HpetConfiguration.Create(Lines, [timerLine, clockLine], Processors), timers));
         PowerManagement = new AcpiPowerManagement(Lines.CreateSource(InterruptMap.SystemControl), control, timers);
         Add(PowerManagement);
+        Generation = new GenerationId(memory, configuration.Generation, () => PowerManagement.RaiseEvent(EventMap.GenerationId));
+        Add(Generation);
         Rtc.AlarmRaised = PowerManagement.SignalAlarm;
         Keyboard = new Keyboard8042(Lines.CreateIsaSource(InterruptMap.Keyboard), Lines.CreateIsaSource(InterruptMap.Mouse), control);
         Add(Keyboard);
@@ -124,6 +127,9 @@ public sealed class Chipset
 
     /// <summary>ACPI fixed hardware.</summary>
     public AcpiPowerManagement PowerManagement { get; }
+
+    /// <summary>Virtual machine generation identifier.</summary>
+    public GenerationId Generation { get; }
 
     /// <summary>All devices in the order in which they start; interrupt controllers first.</summary>
     public IReadOnlyList<IDevice> Devices => _devices;

@@ -60,6 +60,12 @@ public interface IDevice
     /// <summary>Unique name within the machine, also the key of its saved state, for example <c>serial0</c>.</summary>
     string Name { get; }
 
+    /// <summary>
+    /// Whether a saved state without this device can be taken: the device came with a later version than states that must still restore, and is then in its
+    /// reset state, in which a guest that never saw it does not miss it.
+    /// </summary>
+    bool IsAbsentInOldStates => false;
+
     /// <summary>Fixed ports and memory that it answers (PCI BARs are not listed here).</summary>
     IReadOnlyList<RegionClaim> Claims { get; }
 

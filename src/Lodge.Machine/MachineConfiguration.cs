@@ -47,6 +47,9 @@ public sealed record MachineConfiguration
     /// <summary>OEM strings of the SMBIOS tables, which software in the guest reads (systemd's credentials, for example). At most 255.</summary>
     public IReadOnlyList<string> OemStrings { get; init; } = [];
 
+    /// <summary>Virtual machine generation identifier at power-on, see <see cref="VirtualMachine.NewGeneration"/>; a new one unless given.</summary>
+    public Guid Generation { get; init; } = Guid.NewGuid();
+
     /// <summary>Whether a reset by the guest boots it again; otherwise it ends the run.</summary>
     public bool RestartOnReset { get; init; }
 

@@ -33,6 +33,9 @@ public static class MemoryMap
     /// <summary>The ACPI root pointer; a 16-byte boundary in 0xE0000-0xFFFFF as ACPI 6.5, 5.2.5.1 wants.</summary>
     public const ulong RootPointer = 0xE_0000;
 
+    /// <summary>Page of the virtual machine generation identifier, the end of the space for ACPI tables.</summary>
+    public const ulong GenerationId = 0xE_F000;
+
     /// <summary>The SMBIOS entry point; searched at 16-byte boundaries in 0xF0000-0xFFFFF (SMBIOS 3.6, 5.2).</summary>
     public const ulong ManagementTablesBase = 0xF_0000;
 
@@ -153,11 +156,30 @@ public static class PortMap
     /// <summary>ACPI general-purpose event block 0.</summary>
     public const ushort GeneralPurposeEvents = 0x620;
 
+    /// <summary>PCI slots that are plugged and unplugged.</summary>
+    public const ushort PciHotPlug = 0x640;
+
+    /// <summary>Processors that are plugged and unplugged.</summary>
+    public const ushort ProcessorHotPlug = 0x680;
+
     /// <summary>PCI configuration address.</summary>
     public const ushort PciConfigurationAddress = 0xCF8;
 
     /// <summary>Reset control register.</summary>
     public const ushort ResetControl = 0xCF9;
+}
+
+/// <summary>ACPI general-purpose events, all edges (methods <c>_E01</c> and so on in the DSDT).</summary>
+public static class EventMap
+{
+    /// <summary>A PCI function came or is to go.</summary>
+    public const int PciHotPlug = 1;
+
+    /// <summary>A processor came or is to go.</summary>
+    public const int ProcessorHotPlug = 2;
+
+    /// <summary>The virtual machine generation identifier changed.</summary>
+    public const int GenerationId = 3;
 }
 
 /// <summary>Global system interrupts (I/O APIC inputs) of the fixed devices; ISA numbers except where overridden.</summary>

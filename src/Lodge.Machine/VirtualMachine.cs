@@ -192,6 +192,21 @@ public sealed class VirtualMachine : IDebugTarget, IDisposable
         return true;
     }
 
+    /// <summary>
+    /// Says that the guest's past is used again (a clone, a snapshot that is gone back to): the guest finds another generation identifier, hears of it as soon
+    /// as it runs, and draws new random seeds (Linux from 5.18 on with CONFIG_VMGENID). Paused or running; not on a processor's thread.
+    /// </summary>
+    /// <param name="generation">An identifier that no other machine with this past has.</param>
+    public void NewGeneration(Guid generation)
+    {
+        RefuseOnProcessor();
+        lock (_lifecycle)
+        {
+            ObjectDisposedException.ThrowIf(_disposed, this);
+            Chipset.Generation.Change(generation);
+        }
+    }
+
     /// <summary>Asks for the end of the run, as if the plug were pulled. Any thread; returns at once. <see cref="Completion"/> follows.</summary>
     public void RequestStop() => Request(new MachineOutcome(MachineOutcomeKind.Stopped));
 
@@ -242,9 +257,13 @@ public sealed class VirtualMachine : IDebugTarget, IDisposable
                     throw new SavedStateException($"saved state has device '{device.Name}' twice");
                 }
             }
-            if (saved.MemorySize != Memory.Size || saved.Processors.Count != Partition.Processors.Count || devices.Count != Chipset.Devices.Count)
+            if (saved.MemorySize != Memory.Size || saved.Processors.Count != Partition.Processors.Count)
             {
-                throw new SavedStateException($"saved state is of a machine with {saved.Processors.Count} processors, {saved.MemorySize} bytes of memory and {devices.Count} devices");
+                throw new SavedStateException($"saved state is of a machine with {saved.Processors.Count} processors and {saved.MemorySize} bytes of memory");
+            }
+            if (saved.Devices.FirstOrDefault(device => !Chipset.Devices.Any(own => own.Name == device.Name)) is { } extra)
+            {
+                throw new SavedStateException($"saved state is of a machine with a device '{extra.Name}', which this one has not");
             }
             if (saved.Model is not null)
             {
@@ -254,11 +273,18 @@ public sealed class VirtualMachine : IDebugTarget, IDisposable
             // Interrupt controllers, which come first, last: they then hold what was saved whatever the other devices' wires did meanwhile.
             foreach (IDevice device in Chipset.Devices.Reverse())
             {
-                if (!devices.TryGetValue(device.Name, out DeviceState? own))
+                if (devices.TryGetValue(device.Name, out DeviceState? own))
+                {
+                    device.Restore(new StateReader(own.Contents));
+                }
+                else if (device.IsAbsentInOldStates)
+                {
+                    device.Reset();
+                }
+                else
                 {
                     throw new SavedStateException($"saved state has no device '{device.Name}'");
                 }
-                device.Restore(new StateReader(own.Contents));
             }
             for (int i = 0; i < saved.Processors.Count; i++)
             {
@@ -320,6 +346,7 @@ public sealed class VirtualMachine : IDebugTarget, IDisposable
     private void PowerOn()
     {
         AcpiTables.Write(Memory, Chipset.Acpi);
+        Chipset.Generation.WriteMemory();
         ManagementTables.Write(Memory, _configuration.ProcessorCount, _configuration.OemStrings);
         foreach (VirtualProcessor processor in Partition.Processors)
         {

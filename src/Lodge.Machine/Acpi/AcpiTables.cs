@@ -13,12 +13,12 @@ public static class AcpiTables
     private const int RootPointerLength = 36;
 
     /// <summary>Writes all tables from <see cref="MemoryMap.RootPointer"/> on.</summary>
-    /// <exception cref="InvalidOperationException">They do not fit below the SMBIOS tables.</exception>
+    /// <exception cref="InvalidOperationException">They do not fit below <see cref="MemoryMap.GenerationId"/>.</exception>
     public static void Write(GuestMemory memory, AcpiConfiguration configuration)
     {
         foreach ((ulong address, byte[] bytes) in Build(configuration))
         {
-            if (address + (ulong)bytes.Length > MemoryMap.ManagementTablesBase || !memory.TryWrite(address, bytes))
+            if (address + (ulong)bytes.Length > MemoryMap.GenerationId || !memory.TryWrite(address, bytes))
             {
                 throw new InvalidOperationException($"ACPI tables for {configuration.ProcessorCount} processors do not fit");
             }

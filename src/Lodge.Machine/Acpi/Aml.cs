@@ -114,6 +114,36 @@ internal static class Aml
     /// <summary><c>CreateDWordField (buffer, byte index, name)</c>.</summary>
     public static byte[] CreateDWordField(byte[] buffer, int index, string name) => [0x8A, .. buffer, .. Integer((ulong)index), .. Path(name)];
 
+    /// <summary><c>Local</c> 0 to 7.</summary>
+    public static byte[] Local(int number) => [(byte)(0x60 + number)];
+
+    /// <summary><c>target = value</c>.</summary>
+    public static byte[] Store(byte[] value, byte[] target) => [0x70, .. value, .. target];
+
+    /// <summary><c>buffer [index]</c>, as a target.</summary>
+    public static byte[] Element(byte[] buffer, int index) => [0x88, .. buffer, .. Integer((ulong)index), 0x00];
+
+    /// <summary><c>Notify (device, value)</c>.</summary>
+    public static byte[] Notify(string device, int value) => [0x86, .. Path(device), .. Integer((ulong)value)];
+
+    /// <summary><c>OperationRegion (name, SystemIO, first, length)</c>.</summary>
+    public static byte[] PortRegion(string name, int first, int length) => [0x5B, 0x80, .. Path(name), 0x01, .. Integer((ulong)first), .. Integer((ulong)length)];
+
+    /// <summary>
+    /// <c>Field (region, ByteAcc, NoLock, WriteAsZeros)</c> with fields of one bit, of which each is the next: what is written to one leaves zeros to the
+    /// others in its byte. Null skips a bit.
+    /// </summary>
+    public static byte[] BitFields(string region, params IReadOnlyCollection<string?> bits)
+    {
+        const byte ByteAccessWritingZeros = 0x41;
+        var elements = new List<byte[]>();
+        foreach (string? name in bits)
+        {
+            elements.Add(name is null ? [0x00, 1] : [.. Path(name), 1]);
+        }
+        return [0x5B, 0x81, .. WithLength([.. Path(region), ByteAccessWritingZeros, .. Join(elements)])];
+    }
+
     /// <summary><c>Return (value)</c>.</summary>
     public static byte[] Return(byte[] value) => [0xA4, .. value];
 

@@ -14,7 +14,8 @@ internal static class DifferentiatedTable
     public static byte[] Build(AcpiConfiguration configuration)
     {
         var table = new AcpiTable("DSDT", 2);
-        table.Bytes(Aml.Scope("\\_SB", [PciRoot(configuration), Hpet(), Platform(), .. Processors(configuration.ProcessorCount)]));
+        table.Bytes(Aml.Scope("\\_SB", [PciRoot(configuration), Hpet(), Platform(), Generation(), .. Processors(configuration.ProcessorCount)]));
+        table.Bytes(Aml.Scope("\\_GPE", Event(EventMap.GenerationId, Aml.Notify("\\_SB.VGEN", 0x80))));
         byte[] off = Aml.Integer(AcpiPowerManagement.SoftOffSleepType);
         table.Bytes(Aml.Name("\\_S5", Aml.Package(off, off, Aml.Integer(0), Aml.Integer(0))));
         return table.ToArray();
@@ -113,6 +114,17 @@ internal static class DifferentiatedTable
             .Io(PortMap.SystemControlA, 1)
             .Io(PortMap.SmiCommand, 2)
             .ToBuffer()));
+
+    /// <summary>Microsoft, "Virtual Machine Generation ID": ADDR gives the low and the high half of the identifier's address, notification 0x80 tells of a change.</summary>
+    private static byte[] Generation() => Aml.Device("VGEN",
+        Aml.Name("_HID", Aml.Text("LDGE0001")),
+        Aml.Name("_CID", Aml.Text("VM_Gen_Counter")),
+        Aml.Name("_DDN", Aml.Text("VM_Gen_Counter")),
+        Aml.Name("ADDR", Aml.Package(Aml.Integer(MemoryMap.GenerationId & uint.MaxValue), Aml.Integer(MemoryMap.GenerationId >> 32))));
+
+    /// <summary>What is done about an edge of a general-purpose event.</summary>
+    private static byte[] Event(int number, params IReadOnlyCollection<byte[]> terms) =>
+        Aml.Method("_E" + number.ToString("X2", CultureInfo.InvariantCulture), 0, terms);
 
     private static IEnumerable<byte[]> Processors(int count)
     {
