@@ -4,9 +4,11 @@ using System.CommandLine.Parsing;
 using Lodge.Cli.Console;
 using Lodge.Cli.Host;
 using Lodge.Cli.Image;
+using Lodge.Cli.Machines;
 using Lodge.Cli.Network;
 using Lodge.Cli.Run;
 using Lodge.Management;
+using Lodge.Management.Machines;
 using Lodge.Network;
 using Lodge.Storage.Disks;
 
@@ -25,7 +27,9 @@ internal static class Program
             HostFile.Write(HostFile.StandardOutput, System.Text.Encoding.ASCII.GetBytes($"lodge {Version}\n")); // the common case needs no parser
             return 0;
         }
-        return Run(arguments, options => RunSession.Run(options));
+        return arguments is [MachineLauncher.Verb, { } folder, ..]
+            ? MachineProcess.Run(folder)
+            : Run(arguments, options => RunSession.Run(options));
     }
 
     /// <summary>Parses and runs. Errors are one line on standard error.</summary>
@@ -33,13 +37,12 @@ internal static class Program
     {
         try
         {
+            arguments = arguments is ["exec", ..] ? ExecCommand.WithSeparator(arguments) : arguments;
             int separator = arguments is ["image" or "network" or "host", ..] ? -1 : Array.IndexOf(arguments, "--");
             string[]? words = separator < 0 ? null : arguments[(separator + 1)..];
             string[] own = separator < 0 ? arguments : arguments[..separator];
-            own = own is ["run", ..] ? HostResources.WithDefaults(own) : own;
-            RootCommand root = own is ["image", { } verb, ..]
-                ? new("Lodge runs virtual machines.") { ImageCommand.Create(verb) }
-                : new("Lodge runs virtual machines.") { RunCommand.Create(words, run), ImageCommand.Create(), NetworkCommand.Create(), HostCommand.Create() };
+            own = own is ["run" or "create" or "edit", ..] ? HostResources.WithDefaults(own) : own;
+            RootCommand root = Root(own, words, run);
             root.Directives.Clear();
             ParseResult parsed = root.Parse(own, new ParserConfiguration { ResponseFileTokenReplacer = null, EnablePosixBundling = false });
             if (parsed.Errors.Count != 0 && parsed.Action is not (HelpAction or RunCommand.ManualAction or ImageManual))
@@ -72,6 +75,35 @@ internal static class Program
         }
     }
 
+    /// <summary>The commands: only the one that is called where that is known, since making them takes time.</summary>
+    private static RootCommand Root(string[] own, IReadOnlyList<string>? words, Func<RunOptions, int> run)
+    {
+        RootCommand root = new("Lodge runs virtual machines.");
+        switch (own)
+        {
+            case ["image", { } verb, ..]:
+                root.Add(ImageCommand.Create(verb));
+                break;
+            case ["run", ..]:
+                root.Add(RunCommand.Create(words, run));
+                break;
+            case [{ } verb, ..] when MachineCommands.Verbs.TryGetValue(verb, out Func<IReadOnlyList<string>?, Command>? make):
+                root.Add(make(words));
+                break;
+            default:
+                root.Add(RunCommand.Create(words, run));
+                foreach (Func<IReadOnlyList<string>?, Command> make in MachineCommands.Verbs.Values)
+                {
+                    root.Add(make(words));
+                }
+                root.Add(ImageCommand.Create());
+                root.Add(NetworkCommand.Create());
+                root.Add(HostCommand.Create());
+                break;
+        }
+        return root;
+    }
+
     private static string Explain(ParseResult parsed)
     {
         string? group = parsed.RootCommandResult.Children.OfType<CommandResult>().FirstOrDefault()?.Command.Name;
@@ -82,7 +114,7 @@ internal static class Program
         {
             return ExplainGroup(parsed, group, verb);
         }
-        if (parsed.CommandResult.Command is not RootCommand && parsed.UnmatchedTokens is [{ } word, ..] && !word.StartsWith('-'))
+        if (name == "run" && parsed.UnmatchedTokens is [{ } word, ..] && !word.StartsWith('-'))
         {
             return $"'{word}' is not expected here; a command for the guest follows '--', as in: lodge run -- {word}";
         }
@@ -92,7 +124,7 @@ internal static class Program
         }
         if (parsed.UnmatchedTokens is [{ } option, ..])
         {
-            return $"option '{option}' is not known; see '{verb} --help'";
+            return option.StartsWith('-') ? $"option '{option}' is not known; see '{verb} --help'" : $"'{option}' is not expected here; see '{verb} --help'";
         }
         string message = OneLine(parsed.Errors[0].Message).TrimEnd('.');
         return message.Contains(';', StringComparison.Ordinal) ? message : $"{message}; see '{verb} --help'";

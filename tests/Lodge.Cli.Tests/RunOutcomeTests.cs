@@ -13,7 +13,7 @@ public class RunOutcomeTests
         RunPlan plan = new(BootSource.FromBytes("kernel", Array.Empty<byte>()), [], "", null, false, []);
         using RunConsole console = new(plan, false, new RunEnd());
         console.PanicWatch.Observe(System.Text.Encoding.ASCII.GetBytes(serial));
-        return RunSession.Explain(outcome, console);
+        return RunSession.Explain(outcome, console.PanicReason, console.AwaitsCommand);
     }
 
     [Fact]

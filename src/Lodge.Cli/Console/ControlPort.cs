@@ -11,10 +11,19 @@ internal sealed class ControlPort(Action<int> exited) : ICharacterBackend
 {
     private const int MaxLine = 64;
     private readonly byte[] _line = new byte[MaxLine];
+    private ICharacterReceiver? _receiver;
     private int _length;
     private bool _told;
 
-    public void Connect(ICharacterReceiver receiver) => receiver.SetConnected(true);
+    public void Connect(ICharacterReceiver receiver)
+    {
+        _receiver = receiver;
+        receiver.SetConnected(true);
+    }
+
+    /// <summary>Asks the default system to turn its power off.</summary>
+    /// <returns>Whether it takes the word; it does not while it boots.</returns>
+    public bool RequestEnd() => _receiver?.Receive("end\n"u8) == 4;
 
     public int Write(ReadOnlySpan<byte> data)
     {

@@ -58,8 +58,15 @@ internal static unsafe partial class HostFile
         return true;
     }
 
+    /// <summary>Gets the lines of <see cref="Error"/> too.</summary>
+    public static Action<string>? Listener { get; set; }
+
     /// <summary>Writes one line to standard error.</summary>
-    public static void Error(string line) => Write(StandardError, Encoding.UTF8.GetBytes(line + (Terminal.IsRaw ? "\r\n" : "\n")));
+    public static void Error(string line)
+    {
+        Write(StandardError, Encoding.UTF8.GetBytes(line + (Terminal.IsRaw ? "\r\n" : "\n")));
+        Listener?.Invoke(line);
+    }
 
     private static bool Again(int fd, short events)
     {

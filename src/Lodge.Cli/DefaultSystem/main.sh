@@ -65,6 +65,9 @@ while [ -z "$control" ] || [ -z "$input" ] || [ -z "$output" ] || [ -z "$errors"
     [ -n "$control" ] && [ -n "$errors" ] || usleep 1000
 done
 exec 3<>"$control"
+# The host asks for the end with a line on the control port; nothing else comes there.
+(read -r _ <&3 && sync && poweroff -f) &
+watcher=$!
 # Some drivers look for their disks in the background.
 tries=0
 while [ "$disks" != 0 ]; do
@@ -107,7 +110,7 @@ pipe)
     # What the command left running ends with it, so that the copiers see the end of the streams.
     for process in /proc/[0-9]*; do
         process=${process#/proc/}
-        case " 1 $$ $stdout_copier $stderr_copier " in
+        case " 1 $$ $watcher $stdout_copier $stderr_copier " in
             *" $process "*) ;;
             *) [ ! -e "/proc/$process/exe" ] || kill -9 "$process" ;;
         esac

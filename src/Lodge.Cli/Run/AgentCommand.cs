@@ -14,8 +14,8 @@ internal sealed class AgentCommand(GuestAgentClient agent, IReadOnlyList<string>
     private const int LargestInput = 16 << 20;
     private const int Attempts = 30;
 
-    // The environment of the command service.
-    private const string Script = "export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root USER=root LOGNAME=root; umask 022; cd; exec \"$@\"";
+    /// <summary>Gives a command, which follows as arguments, the environment of the command service.</summary>
+    public const string Script = "export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root USER=root LOGNAME=root; umask 022; cd; exec \"$@\"";
     private static readonly TimeSpan Attempt = TimeSpan.FromSeconds(20);
 
     /// <summary>Runs it to its end and writes its output; returns its status as a shell has it.</summary>

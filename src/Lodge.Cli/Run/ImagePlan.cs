@@ -3,6 +3,7 @@ using Lodge.Cli.DefaultSystem;
 using Lodge.Cli.Image.Store;
 using Lodge.Machine.Boot;
 using Lodge.Management.CloudInit;
+using Lodge.Management.Host;
 using Lodge.Management.Images;
 
 namespace Lodge.Cli.Run;
@@ -64,7 +65,7 @@ internal static class ImagePlan
             interactive && !agent,
             Encoding.ASCII.GetBytes(mark))
         {
-            SystemDisk = new SystemDisk(image, bus, options.Keep ? options.Name : null),
+            SystemDisk = new SystemDisk(image, bus, options.Folder ?? (options.Keep ? Path.Combine(HostFolders.Data, "machines", options.Name) : null)),
             Seed = seeded ? new SeedDisk(CloudInitOption.Seed(options.CloudInit, options.Name, installService: !manifest.HasCommandService, options.CardAddresses), bus) : null,
             AgentCommand = agent ? options.Command.Count != 0 ? options.Command : ["sh"] : null,
             Command = agent || mode == CommandMode.Shell ? null : CommandImage.Text(mode, mark, terminal, command, options.Keep, RunShares.Script(options.Shares)),

@@ -20,6 +20,7 @@ internal static class RunCommand
           lodge run debian -- systemctl is-system-running --wait
           lodge run ubuntu -- cat /etc/os-release     a pulled cloud image (lodge image pull ubuntu)
           lodge run debian:bookworm --name web --keep   the same with a disk that is kept
+          lodge run -d debian --name web              the same in the background; see 'lodge list', 'lodge console web'
           echo hi | lodge run --cpus 4 -- sh -c 'cat; nproc'
           lodge run --memory 2G --kernel vmlinuz --initrd initrd.img --append console=ttyS0
           lodge run --kernel vmlinux --append console=ttyS0 --gdb :1234
@@ -44,10 +45,16 @@ internal static class RunCommand
     public static Command Create(IReadOnlyList<string>? commandWords, Func<RunOptions, int> run)
     {
         RunArguments arguments = new();
+        Option<bool> detach = new("--detach", "-d") { Description = "Create a machine that is kept, start it in the background and print its name: 'create --start'" };
+        Option<bool> temporary = new("--rm") { Description = "With --detach: remove the machine when it has ended" };
         Command command = new("run", About);
         arguments.AddTo(command);
         command.Add(new HelpOption { Action = new ManualAction() });
-        command.SetAction(parsed => run(arguments.Bind(parsed, commandWords)));
+        command.Add(detach);
+        command.Add(temporary);
+        command.SetAction(parsed => parsed.GetValue(detach) ? Machines.DetachedRun.Start(arguments, parsed, commandWords, parsed.GetValue(temporary))
+            : parsed.GetValue(temporary) ? throw new LodgeException("--rm is for --detach: what 'lodge run' runs in the foreground is not kept", ExitStatus.Usage)
+            : run(arguments.Bind(parsed, commandWords)));
         return command;
     }
 

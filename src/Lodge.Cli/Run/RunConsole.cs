@@ -48,7 +48,7 @@ internal sealed class RunConsole : IDisposable
                 }
                 return true;
             });
-            _waitsForPowerOff = plan.SystemDisk?.KeptName is not null;
+            _waitsForPowerOff = plan.SystemDisk?.KeptFolder is not null;
             if (plan.AgentCommand is not null)
             {
                 HostConsole = Output(_ => true);
@@ -92,6 +92,9 @@ internal sealed class RunConsole : IDisposable
 
     /// <summary>Named virtio console ports.</summary>
     public IReadOnlyList<(string Name, ICharacterBackend Backend)> Ports { get; } = [];
+
+    /// <summary>The same for the machine.</summary>
+    public GuestConsoles Guest => new(Serial, HostConsole, Ports);
 
     /// <summary>Why the guest's kernel says that it panicked, or null when not known.</summary>
     public string? PanicReason => PanicWatch.Reason;

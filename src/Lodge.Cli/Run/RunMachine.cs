@@ -19,7 +19,7 @@ internal static class RunMachine
 
     /// <summary>Makes it.</summary>
     /// <exception cref="LodgeException">The kernel cannot be loaded, or the host refuses.</exception>
-    public static VirtualMachine Create(IEngine engine, RunOptions options, RunPlan plan, RunConsole console, RunDisks disks, RunNetworks networks, RunShares shares, RunVsock sockets)
+    public static VirtualMachine Create(IEngine engine, RunOptions options, RunPlan plan, GuestConsoles consoles, RunDisks disks, RunNetworks networks, RunShares shares, RunVsock sockets)
     {
         MachineConfiguration configuration = new()
         {
@@ -30,13 +30,14 @@ internal static class RunMachine
             Model = Model(options, engine),
             Processor = options.Processor,
             Boot = (memory, state) => KernelLoader.Load(memory, new BootOptions(plan.Kernel, plan.Modules, plan.CommandLine, MemoryMap.RootPointer)).Apply(state),
-            SerialPorts = [console.Serial],
-            CmosPath = options.Named && StateFolder.Of(options.Name) is { } state ? Path.Combine(state, "cmos") : null,
+            SerialPorts = [consoles.Serial],
+            RestartOnReset = options.Folder is not null,
+            CmosPath = options.Named && (options.Folder ?? StateFolder.Of(options.Name)) is { } state ? Path.Combine(state, "cmos") : null,
             DebugExitPort = options.DebugExitPort,
             OemStrings = sockets.OemStrings,
             AddDevices = chipset =>
             {
-                AddDevices(chipset, console);
+                AddDevices(chipset, consoles);
                 disks.AddDevices(chipset, options.Processors);
                 networks.AddDevices(chipset, options.Processors);
                 shares.AddDevices(chipset, options.Processors);
@@ -69,7 +70,7 @@ internal static class RunMachine
         }
     }
 
-    private static void AddDevices(Chipset chipset, RunConsole console)
+    private static void AddDevices(Chipset chipset, GuestConsoles console)
     {
         List<ConsolePortConfiguration> ports = [new("", true, console.HostConsole)];
         ports.AddRange(console.Ports.Select(p => new ConsolePortConfiguration(p.Name, false, p.Backend)));

@@ -28,6 +28,7 @@ internal sealed class RunNetworks : IDisposable
     private const uint ClassEthernet = 0x020000;
     private const int CommonQueuePairs = 8;
     private readonly List<(NetworkOption Option, MacAddress Mac, ILink Link)> _cards = [];
+    private readonly List<VirtioNetwork> _devices = [];
     private readonly List<NetworkAttachment> _attachments = [];
     private readonly Dictionary<string, CaptureFile> _captures = [];
 
@@ -77,9 +78,10 @@ internal sealed class RunNetworks : IDisposable
     /// <param name="networks">From <see cref="Choose"/>.</param>
     /// <param name="name">The machine's name.</param>
     /// <param name="named">Whether the name was given: then the cards' addresses are kept under it.</param>
+    /// <param name="folder">Where they are kept; null: among the user's state.</param>
     /// <exception cref="LodgeException">They cannot be kept.</exception>
-    public static IReadOnlyList<NetworkOption> WithAddresses(IReadOnlyList<NetworkOption> networks, string name, bool named) =>
-        [.. networks.Select((n, i) => n.Mac is null ? n with { Mac = named ? KeptMac(name, i) : MacAddress.Random() } : n)];
+    public static IReadOnlyList<NetworkOption> WithAddresses(IReadOnlyList<NetworkOption> networks, string name, bool named, string? folder = null) =>
+        [.. networks.Select((n, i) => n.Mac is null ? n with { Mac = named ? KeptMac(name, folder ?? StateFolder.Of(name), i) : MacAddress.Random() } : n)];
 
     /// <summary>Opens all links.</summary>
     /// <param name="networks">From <see cref="WithAddresses"/>.</param>
@@ -123,9 +125,20 @@ internal sealed class RunNetworks : IDisposable
                 Mtu = option.Mtu,
                 LinkUp = option.LinkUp,
             };
-            chipset.Pci.Add(new VirtioPciFunction(Title(i), new VirtioNetwork(chipset.Memory, card), ClassEthernet));
+            VirtioNetwork device = new(chipset.Memory, card);
+            _devices.Add(device);
+            chipset.Pci.Add(new VirtioPciFunction(Title(i), device, ClassEthernet));
         }
     }
+
+    /// <summary>Ports of the host that lead to the guest.</summary>
+    public IReadOnlyList<string> Published { get; private set; } = [];
+
+    /// <summary>Bytes of frames that the guest received.</summary>
+    public long ReceivedBytes => _devices.Sum(device => device.Counters.ReceivedBytes);
+
+    /// <summary>Bytes of frames that the guest sent.</summary>
+    public long SentBytes => _devices.Sum(device => device.Counters.SentBytes);
 
     /// <summary>Closes the links; after the machine has been disposed.</summary>
     public void Dispose()
@@ -197,9 +210,10 @@ internal sealed class RunNetworks : IDisposable
 
     private static IpPrefix PrefixOf(IPAddress address) => IpPrefix.TryParse(address.ToString(), out IpPrefix prefix) ? prefix : throw new NetworkException($"address {address} is not usable");
 
-    private static UserLink OpenUser(NetworkOption option, MacAddress mac, string name)
+    private UserLink OpenUser(NetworkOption option, MacAddress mac, string name)
     {
         UserLink link = UserNetwork.Open(option.User with { HostName = name, GuestMac = mac });
+        Published = [.. Published, .. link.Forwards.Select(forward => forward.ToString()!)];
         foreach ((PortForward asked, PortForward made) in option.User.Forwards.Zip(link.Forwards))
         {
             if (asked.HostPort == 0)
@@ -244,9 +258,9 @@ internal sealed class RunNetworks : IDisposable
     private static string Title(int number) => string.Create(CultureInfo.InvariantCulture, $"net{number}");
 
     /// <summary>The address of a named machine's card: random the first time, then the same.</summary>
-    private static MacAddress KeptMac(string name, int number)
+    private static MacAddress KeptMac(string name, string? folder, int number)
     {
-        if (StateFolder.Of(name) is not { } folder)
+        if (folder is null)
         {
             return MacAddress.Random();
         }

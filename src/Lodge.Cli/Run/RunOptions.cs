@@ -74,6 +74,9 @@ internal sealed record RunOptions
     /// <summary>Whether the name was given: then the machine's CMOS is kept under it.</summary>
     public bool Named { get; init; }
 
+    /// <summary>Folder of a machine that is kept; null for one that goes with its run.</summary>
+    public string? Folder { get; init; }
+
     /// <summary>Disks in the order in which they were given.</summary>
     public IReadOnlyList<DiskOption> Disks { get; init; } = [];
 

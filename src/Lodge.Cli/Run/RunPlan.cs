@@ -38,7 +38,7 @@ internal sealed record RunPlan(
     public static RunPlan Create(RunOptions options)
     {
         options.CloudInit?.RequireFiles();
-        bool interactive = Terminal.IsTerminal(HostFile.StandardInput) && Terminal.IsTerminal(HostFile.StandardOutput);
+        bool interactive = options.Folder is null && Terminal.IsTerminal(HostFile.StandardInput) && Terminal.IsTerminal(HostFile.StandardOutput);
         try
         {
             return options.Kernel is null && options.Initrd is null ? OfSystem(options, interactive) : OfUser(options, interactive);
@@ -69,6 +69,7 @@ internal sealed record RunPlan(
         IReadOnlyList<byte[]> command = CommandImage.LastWords(options.Command);
         CommandMode mode = (interactive, command.Count) switch
         {
+            (false, 0) when options.Folder is not null => CommandMode.Shell, // people come and go on its console
             (true, 0) => CommandMode.Shell,
             (true, _) => CommandMode.Terminal,
             _ => CommandMode.Pipe,
@@ -79,7 +80,7 @@ internal sealed record RunPlan(
         }
         // The first character does not occur again, see OutputPort.
         string mark = "\x1e" + Convert.ToHexString(RandomNumberGenerator.GetBytes(16));
-        string terminal = Environment.GetEnvironmentVariable("TERM") is { Length: > 0 } type && interactive ? type : interactive ? "vt100" : "dumb";
+        string terminal = Environment.GetEnvironmentVariable("TERM") is { Length: > 0 } type && interactive ? type : mode == CommandMode.Shell ? "vt100" : "dumb";
         if (options.Image is { } image)
         {
             return ImagePlan.Create(options, ImagePlan.Find(image), mode, interactive, mark, terminal, command);

@@ -42,7 +42,7 @@ internal static class RunSession
             {
                 sockets.SystemUp += time => HostFile.Error(string.Create(CultureInfo.InvariantCulture, $"lodge: the guest's system is up after {time.TotalSeconds:f1} s"));
             }
-            using VirtualMachine machine = RunMachine.Create(engine, options, plan, console, disks, networks, shares, sockets);
+            using VirtualMachine machine = RunMachine.Create(engine, options, plan, console.Guest, disks, networks, shares, sockets);
             machine.Completion.ContinueWith(_ => end.Finish(console.CommandStatus ?? ExitStatus.PowerOff, null), TaskScheduler.Default);
             using GdbServer? debugger = options.Gdb is { } address ? Listen(machine, address) : null;
             if (debugger is null)
@@ -63,7 +63,7 @@ internal static class RunSession
         }
         if (machineOutcome is not null && outcome is { Status: ExitStatus.PowerOff, Line: null } && !console.CommandEnded)
         {
-            outcome = Explain(machineOutcome, console);
+            outcome = Explain(machineOutcome, console.PanicReason, console.AwaitsCommand);
         }
         if (outcome.Line is { } text)
         {
@@ -92,10 +92,11 @@ internal static class RunSession
     }
 
     /// <summary>Exit status and line for a machine that ended by itself.</summary>
-    internal static RunOutcome Explain(MachineOutcome outcome, RunConsole console)
+    /// <param name="outcome">How it ended.</param>
+    /// <param name="reason">Why the guest's kernel says that it panicked. A default system whose panic driver was not loaded yet resets itself: its console tells.</param>
+    /// <param name="awaitsCommand">Whether a command was to end first.</param>
+    internal static RunOutcome Explain(MachineOutcome outcome, string? reason, bool awaitsCommand)
     {
-        // A default system whose panic driver was not loaded yet resets itself: its console tells.
-        string? reason = console.PanicReason;
         return outcome.Kind switch
         {
             MachineOutcomeKind.Panic => new(ExitStatus.Panic, reason is null ? "the guest's kernel panicked" : $"the guest's kernel panicked: {reason}"),
@@ -104,7 +105,7 @@ internal static class RunSession
             MachineOutcomeKind.TripleFault => new(ExitStatus.TripleFault, $"triple fault on CPU {outcome.Code}: the guest could not handle an exception and the machine was ended"),
             MachineOutcomeKind.DebugExit => new(outcome.Code & 0xFF, null),
             MachineOutcomeKind.EngineFailure => new(ExitStatus.EngineFailure, $"the engine failed, please report it: {outcome.Text?.Split('\n')[0].TrimEnd()}"),
-            _ when console.AwaitsCommand => new(ExitStatus.Unfinished, "the guest turned its power off before the command had ended"),
+            _ when awaitsCommand => new(ExitStatus.Unfinished, "the guest turned its power off before the command had ended"),
             _ => new(ExitStatus.PowerOff, null),
         };
     }

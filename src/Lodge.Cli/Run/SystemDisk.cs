@@ -14,15 +14,15 @@ namespace Lodge.Cli.Run;
 /// </summary>
 /// <param name="Image">The stored image.</param>
 /// <param name="Bus">What it is connected to.</param>
-/// <param name="KeptName">Name of the machine whose disk is kept; null throws it away.</param>
-internal sealed record SystemDisk(StoredImage Image, DiskBus Bus, string? KeptName)
+/// <param name="KeptFolder">Folder of the machine whose disk is kept; null throws it away.</param>
+internal sealed record SystemDisk(StoredImage Image, DiskBus Bus, string? KeptFolder)
 {
     private const string OverlayFormat = "qcow2";
     private const string KeptFile = "disk.qcow2";
 
     /// <summary>Opens the disk for writing.</summary>
     /// <exception cref="DiskException">The message names the file.</exception>
-    public IDisk Open() => (KeptName is null ? OpenTemporaryAsync() : OpenKeptAsync(KeptName)).GetAwaiter().GetResult();
+    public IDisk Open() => (KeptFolder is null ? OpenTemporaryAsync() : OpenKeptAsync(KeptFolder)).GetAwaiter().GetResult();
 
     private async Task<IDisk> OpenTemporaryAsync()
     {
@@ -54,11 +54,20 @@ internal sealed record SystemDisk(StoredImage Image, DiskBus Bus, string? KeptNa
     }
 
     /// <summary>The kept disk stands on a second name (hard link) of the stored disk, so that removing or rebuilding the image does not touch it.</summary>
-    private async Task<IDisk> OpenKeptAsync(string name)
+    private async Task<IDisk> OpenKeptAsync(string folder)
     {
-        string folder = Path.Combine(HostFolders.Data, "machines", name);
+        await MakeKeptAsync(Image, folder);
+        return await ImageOpener.OpenAsync(Path.Combine(folder, KeptFile), new ImageOpenOptions { Format = OverlayFormat });
+    }
+
+    /// <summary>Makes the disk of a machine that keeps it, when it is not there.</summary>
+    /// <param name="image">The stored image.</param>
+    /// <param name="folder">The machine's folder.</param>
+    /// <exception cref="DiskException">The host refuses; nothing half made is left that is in the way of another try.</exception>
+    public static async Task MakeKeptAsync(StoredImage image, string folder)
+    {
         string overlay = Path.Combine(folder, KeptFile);
-        string parent = "base." + Image.Manifest.Format;
+        string parent = "base." + image.Manifest.Format;
         if (!File.Exists(overlay))
         {
             try
@@ -66,16 +75,15 @@ internal sealed record SystemDisk(StoredImage Image, DiskBus Bus, string? KeptNa
                 Directory.CreateDirectory(folder);
                 string linked = Path.Combine(folder, parent);
                 File.Delete(linked); // left by a command that ended before it made the overlay
-                HostLink.Create(Image.DiskPath, linked);
+                HostLink.Create(image.DiskPath, linked);
             }
             catch (Exception e) when (e is IOException or UnauthorizedAccessException)
             {
-                throw new DiskException(DiskError.InputOutput, $"the disk of machine '{name}' cannot be made in {folder}: {e.Message}", e);
+                throw new DiskException(DiskError.InputOutput, $"the machine's disk cannot be made in {folder}: {e.Message}", e);
             }
-            await using NewImage made = await NewImage.CreateAsync(new NewImageOptions(overlay, OverlayFormat, Image.Manifest.VirtualSize) { Options = Backing(parent, Image.Manifest.Format) });
+            await using NewImage made = await NewImage.CreateAsync(new NewImageOptions(overlay, OverlayFormat, image.Manifest.VirtualSize) { Options = Backing(parent, image.Manifest.Format) });
             await made.CompleteAsync();
         }
-        return await ImageOpener.OpenAsync(overlay, new ImageOpenOptions { Format = OverlayFormat });
     }
 
     private static FormatOptions Backing(string path, string format) => FormatOptions.None.With("backing_file", path).With("backing_fmt", format);

@@ -7,8 +7,11 @@ namespace Lodge.Management.Host;
 public static class AtomicFile
 {
     /// <summary>Writes <paramref name="contents"/> to <paramref name="path"/>, durable when it returns.</summary>
+    /// <param name="path">The file.</param>
+    /// <param name="contents">What it shall hold.</param>
+    /// <param name="durable">Whether it must outlast a power failure; otherwise the host writes it when it likes.</param>
     /// <exception cref="IOException">The host refuses; the old file is untouched.</exception>
-    public static void Write(string path, string contents)
+    public static void Write(string path, string contents, bool durable = true)
     {
         string temporary = $"{path}.{Environment.ProcessId}.new";
         try
@@ -16,10 +19,16 @@ public static class AtomicFile
             using (SafeFileHandle handle = File.OpenHandle(temporary, FileMode.Create, FileAccess.Write))
             {
                 RandomAccess.Write(handle, Encoding.UTF8.GetBytes(contents), 0);
-                RandomAccess.FlushToDisk(handle);
+                if (durable)
+                {
+                    RandomAccess.FlushToDisk(handle);
+                }
             }
             File.Move(temporary, path, overwrite: true);
-            SyncFolder(Path.GetDirectoryName(Path.GetFullPath(path))!);
+            if (durable)
+            {
+                SyncFolder(Path.GetDirectoryName(Path.GetFullPath(path))!);
+            }
         }
         catch
         {

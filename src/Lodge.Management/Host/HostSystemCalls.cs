@@ -4,7 +4,7 @@ using Microsoft.Win32.SafeHandles;
 namespace Lodge.Management.Host;
 
 /// <summary>System calls that .NET has no face for.</summary>
-internal static partial class HostSystemCalls
+internal static unsafe partial class HostSystemCalls
 {
     private const int ReadOnlyDirectoryCloseOnExec = 0x10000 | 0x80000; // O_RDONLY | O_DIRECTORY | O_CLOEXEC
     private const int CurrentFolder = -100; // AT_FDCWD
@@ -24,6 +24,14 @@ internal static partial class HostSystemCalls
             _ = Fsync(fd);
             _ = Close(fd);
         }
+    }
+
+    /// <summary>Opens a folder, for paths that begin at it.</summary>
+    /// <exception cref="IOException">The host refuses.</exception>
+    public static SafeFileHandle OpenFolder(string folder)
+    {
+        int descriptor = Open(folder, ReadOnlyDirectoryCloseOnExec);
+        return descriptor >= 0 ? new SafeFileHandle(descriptor, ownsHandle: true) : throw new IOException($"'{folder}' cannot be opened: {Marshal.GetLastPInvokeErrorMessage()}");
     }
 
     /// <summary>flock(2) without waiting.</summary>

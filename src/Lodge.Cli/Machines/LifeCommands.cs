@@ -1,0 +1,195 @@
+using System.CommandLine;
+using Lodge.Cli.Console;
+using Lodge.Cli.Run;
+using Lodge.Management;
+using Lodge.Management.Control;
+using Lodge.Management.Machines;
+
+namespace Lodge.Cli.Machines;
+
+/// <summary>The verbs <c>start</c>, <c>stop</c>, <c>restart</c>, <c>pause</c>, <c>resume</c> and <c>reset</c>.</summary>
+internal static class LifeCommands
+{
+    private static readonly TimeSpan DefaultPatience = TimeSpan.FromSeconds(90), Between = TimeSpan.FromMilliseconds(20);
+
+    /// <summary>Builds <c>start</c>.</summary>
+    public static Command CreateStart()
+    {
+        Argument<string[]> names = OrAll();
+        Option<bool> autostart = new("--autostart") { Description = "All machines that are to start with the host" };
+        Command command = new("start", "Start machines in the background; a saved one goes on where it was") { names, autostart };
+        command.SetAction(parsed => MachineCommands.Each(
+            Choose(parsed.GetValue(names)!, parsed.GetValue(autostart), "--autostart", report => report.Definition?.Autostart == true && report.State is MachineStates.Stopped or MachineStates.Saved),
+            name => Start(name)));
+        return command;
+    }
+
+    /// <summary>Builds <c>stop</c>.</summary>
+    public static Command CreateStop()
+    {
+        Argument<string[]> names = OrAll();
+        Option<bool> all = new("--all") { Description = "All machines that run" };
+        (Option<bool> force, Option<TimeSpan?> timeout) = StopOptions();
+        Command command = new("stop", "Turn machines off: the guest is asked and waited for, 90 seconds at most") { names, all, force, timeout };
+        command.SetAction(parsed => MachineCommands.Each(
+            Choose(parsed.GetValue(names)!, parsed.GetValue(all), "--all", report => report.Process is not null),
+            name => Stop(name, parsed.GetValue(force), parsed.GetValue(timeout))));
+        return command;
+    }
+
+    /// <summary>Builds <c>restart</c>.</summary>
+    public static Command CreateRestart()
+    {
+        Argument<string[]> names = MachineCommands.Names();
+        (Option<bool> force, Option<TimeSpan?> timeout) = StopOptions();
+        Command command = new("restart", "Turn machines off as 'stop' does, and start them again, with what was edited meanwhile") { names, force, timeout };
+        command.SetAction(parsed => MachineCommands.Each(parsed.GetValue(names)!, name =>
+        {
+            if (MachineStore.ForUser().Get(name).IsRunning())
+            {
+                Stop(name, parsed.GetValue(force), parsed.GetValue(timeout));
+            }
+            Start(name);
+        }));
+        return command;
+    }
+
+    /// <summary>Builds <c>pause</c>.</summary>
+    public static Command CreatePause() => Simple("pause", "Hold machines: time stands still in them", "/v1/pause");
+
+    /// <summary>Builds <c>resume</c>.</summary>
+    public static Command CreateResume() => Simple("resume", "Let held machines go on", "/v1/resume");
+
+    /// <summary>Builds <c>reset</c>.</summary>
+    public static Command CreateReset() => Simple("reset", "Press the reset button of machines", "/v1/reset");
+
+    /// <summary>Starts a machine and returns when its guest runs.</summary>
+    /// <exception cref="ManagementException">It runs already or cannot be started.</exception>
+    public static void Start(string name)
+    {
+        MachineStore.ForUser().Changing(name, machine =>
+        {
+            MachineLauncher.Start(machine, [], line => HostFile.Error($"lodge: {name}: {line}"));
+            return true;
+        });
+    }
+
+    /// <summary>Turns a machine off and returns when its process has ended.</summary>
+    /// <exception cref="ManagementException">It does not run, or does not end.</exception>
+    public static void Stop(string name, bool force, TimeSpan? patience)
+    {
+        MachineFolder machine = MachineStore.ForUser().Get(name);
+        TimeSpan time = patience ?? DefaultPatience;
+        DateTimeOffset end = DateTimeOffset.Now + time;
+        using (ControlClient client = ConnectOrKill(machine, force, out bool gone))
+        {
+            if (gone)
+            {
+                return;
+            }
+            if (force)
+            {
+                client.DoAsync("POST", "/v1/stop").GetAwaiter().GetResult();
+            }
+            else
+            {
+                using CancellationTokenSource patient = new(time);
+                while (!Asked(client, patient.Token))
+                {
+                    // A guest that boots does not listen yet.
+                    if (DateTimeOffset.Now >= end || machine.ReadStatus() is { Since: var since } && DateTimeOffset.Now - since > TimeSpan.FromMinutes(1))
+                    {
+                        throw new ManagementException($"nothing in the guest of machine '{name}' listens to its power button; pull the plug: lodge stop --force {name}");
+                    }
+                    Thread.Sleep(500);
+                    if (!machine.IsRunning())
+                    {
+                        return;
+                    }
+                }
+            }
+        }
+        while (machine.Exists && machine.IsRunning())
+        {
+            if (DateTimeOffset.Now >= end)
+            {
+                throw new ManagementException($"machine '{name}' still runs after {time.TotalSeconds:0} s; wait longer (--timeout), or pull the plug: lodge stop --force {name}");
+            }
+            Thread.Sleep(Between);
+        }
+    }
+
+    private static bool Asked(ControlClient client, CancellationToken cancellation)
+    {
+        try
+        {
+            return client.AskAsync("POST", "/v1/shutdown", new ControlShutdown(false), ControlJson.Default.ControlShutdown, ControlJson.Default.ControlShutdown, cancellation).GetAwaiter().GetResult().Asked;
+        }
+        catch (OperationCanceledException)
+        {
+            return false;
+        }
+    }
+
+    /// <summary>Connects; with force a process that does not answer is killed.</summary>
+    private static ControlClient ConnectOrKill(MachineFolder machine, bool force, out bool gone)
+    {
+        gone = false;
+        for (int tries = 0; ; tries++)
+        {
+            try
+            {
+                return ControlClient.Connect(machine);
+            }
+            catch (ManagementException) when (machine.IsRunning() && tries < 100 && (machine.ReadStatus()?.State is MachineStates.Starting or MachineStates.Stopping || tries < 5))
+            {
+                Thread.Sleep(100);
+            }
+            catch (ManagementException) when (force && machine.IsRunning())
+            {
+                MachineLauncher.Kill(machine);
+                gone = true;
+                return null!;
+            }
+        }
+    }
+
+    private static Command Simple(string verb, string about, string path)
+    {
+        Argument<string[]> names = MachineCommands.Names();
+        Command command = new(verb, about) { names };
+        command.SetAction(parsed => MachineCommands.Each(parsed.GetValue(names)!, name => MachineCommands.Do(name, path)));
+        return command;
+    }
+
+    private static Argument<string[]> OrAll() => new("NAME") { Description = "Machine as 'lodge list' shows it", Arity = ArgumentArity.ZeroOrMore };
+
+    private static IEnumerable<string> Choose(string[] names, bool all, string option, Func<MachineReport, bool> chosen) => (names.Length, all) switch
+    {
+        (0, false) => throw new LodgeException($"name a machine, or give {option}", ExitStatus.Usage),
+        (0, true) => MachineStore.ForUser().List().Where(chosen).Select(report => report.Name),
+        (_, false) => names,
+        _ => throw new LodgeException($"give names or {option}, not both", ExitStatus.Usage),
+    };
+
+    private static (Option<bool> Force, Option<TimeSpan?> Timeout) StopOptions() =>
+    (
+        new("--force") { Description = "Pull the plug at once" },
+        new("--timeout")
+        {
+            Description = "How long to wait for the guest, for example 30s or 5m",
+            HelpName = "TIME",
+            CustomParser = result =>
+            {
+                try
+                {
+                    return RunOptions.ParseTimeout(result.Tokens[0].Value);
+                }
+                catch (FormatException e)
+                {
+                    result.AddError(e.Message);
+                    return null;
+                }
+            },
+        });
+}

@@ -1,0 +1,299 @@
+using System.Diagnostics;
+using System.Globalization;
+using Lodge.Cli.Console;
+using Lodge.Cli.Run;
+using Lodge.Engine;
+using Lodge.Machine;
+using Lodge.Management.Control;
+using Lodge.Management.GuestAgent;
+using Lodge.Management.Machines;
+
+namespace Lodge.Cli.Machines;
+
+/// <summary>What a machine's process does for those who ask at its control socket. The document <c>control-api.json</c> describes each path.</summary>
+/// <param name="process">The process.</param>
+/// <param name="machine">Its machine.</param>
+/// <param name="consoles">The machine's consoles.</param>
+/// <param name="networks">The machine's network cards.</param>
+/// <param name="options">What the machine was made with.</param>
+internal sealed class MachineControl(MachineProcess process, VirtualMachine machine, MachineConsoles consoles, RunNetworks networks, RunOptions options)
+{
+    private const long LargestInput = 24 << 20; // 16 MiB, in base64
+    private static readonly TimeSpan AgentTime = TimeSpan.FromSeconds(10);
+    private readonly Lock _gate = new();
+
+    /// <summary>The routes.</summary>
+    public IReadOnlyList<ControlRoute> Routes =>
+    [
+        new("GET", "/v1/openapi.json", _ => Task.FromResult(new ControlReply { Body = ControlDocument.Read() })),
+        new("GET", "/v1/machine", _ => Task.FromResult(ControlReply.Of(Describe(), ControlJson.Default.ControlMachine))),
+        new("GET", "/v1/stats", _ => Task.FromResult(ControlReply.Of(Measure(), ControlJson.Default.ControlStats))),
+        new("POST", "/v1/pause", _ => Do(Pause)),
+        new("POST", "/v1/resume", _ => Do(Resume)),
+        new("POST", "/v1/reset", _ => Do(Reset)),
+        new("POST", "/v1/nmi", _ => Do(Nmi)),
+        new("POST", "/v1/shutdown", ShutDownAsync),
+        new("POST", "/v1/stop", _ => Do(() => process.Finish("stopped by force"))),
+        new("POST", "/v1/console", request => Task.FromResult(new ControlReply { Upgrade = Hub(request).ViewAsync })),
+        new("PUT", "/v1/console/size", Size),
+        new("GET", "/v1/agent", AgentAsync),
+        new("POST", "/v1/agent/exec", ExecAsync) { LargestBody = LargestInput },
+        new("GET", "/v1/agent/file", ReadFileAsync),
+        new("PUT", "/v1/agent/file", WriteFileAsync) { LargestBody = 1L << 31 },
+        new("POST", "/v1/agent/freeze", async request => { await Agent().FreezeAsync(request.Cancellation).ConfigureAwait(false); return ControlReply.Done; }),
+        new("POST", "/v1/agent/thaw", async request => { await Agent().ThawAsync(request.Cancellation).ConfigureAwait(false); return ControlReply.Done; }),
+    ];
+
+    private static Task<ControlReply> Do(Action action)
+    {
+        action();
+        return Task.FromResult(ControlReply.Done);
+    }
+
+    private ControlMachine Describe() => new()
+    {
+        Name = process.Folder.Name,
+        Id = process.Definition.Id,
+        State = process.State,
+        Engine = process.EngineName,
+        Process = Environment.ProcessId,
+        Memory = options.Memory,
+        Processors = options.Processors,
+        Restarts = machine.Restarts,
+        Cards = options.CardAddresses,
+        Published = networks.Published,
+    };
+
+    private ControlStats Measure()
+    {
+        using Process own = Process.GetCurrentProcess();
+        SortedDictionary<string, long> sums = new(StringComparer.Ordinal);
+        foreach (VirtualProcessor processor in machine.Partition.Processors)
+        {
+            foreach ((string name, long value) in processor.Counters)
+            {
+                sums[name] = sums.GetValueOrDefault(name) + value;
+            }
+        }
+        return new ControlStats
+        {
+            Time = (long)(DateTimeOffset.Now - process.StartTime).TotalNanoseconds,
+            ProcessorTime = (long)own.TotalProcessorTime.TotalNanoseconds,
+            Memory = options.Memory,
+            ResidentMemory = ProportionalMemory() ?? own.WorkingSet64,
+            NetworkReceived = networks.ReceivedBytes,
+            NetworkSent = networks.SentBytes,
+            Engine = sums,
+        };
+    }
+
+    private static long? ProportionalMemory()
+    {
+        const string field = "Pss:";
+        try
+        {
+            foreach (string line in File.ReadLines("/proc/self/smaps_rollup"))
+            {
+                if (line.StartsWith(field, StringComparison.Ordinal))
+                {
+                    return long.Parse(line.AsSpan(field.Length).TrimEnd("kB ").Trim(), NumberStyles.None, CultureInfo.InvariantCulture) << 10;
+                }
+            }
+        }
+        catch (Exception e) when (e is IOException or UnauthorizedAccessException or FormatException)
+        {
+            // The working set must do.
+        }
+        return null;
+    }
+
+    private void Pause()
+    {
+        lock (_gate)
+        {
+            if (process.State == MachineStates.Running)
+            {
+                machine.Pause();
+                process.Tell(MachineStates.Paused);
+                process.Record("paused", null);
+            }
+            else if (process.State != MachineStates.Paused)
+            {
+                throw new ControlException(409, $"it is {process.State} and cannot be paused");
+            }
+        }
+    }
+
+    private void Resume()
+    {
+        lock (_gate)
+        {
+            if (process.State == MachineStates.Paused)
+            {
+                machine.Resume();
+                process.Tell(MachineStates.Running);
+                process.Record("resumed", null);
+            }
+            else if (process.State != MachineStates.Running)
+            {
+                throw new ControlException(409, $"it is {process.State} and cannot go on");
+            }
+        }
+    }
+
+    private void Reset()
+    {
+        lock (_gate)
+        {
+            machine.Reset();
+            process.Record("reset", null);
+        }
+    }
+
+    private void Nmi()
+    {
+        if (!machine.SignalNmi())
+        {
+            throw new ControlException(409, "its guest masks NMIs");
+        }
+    }
+
+    /// <summary>Asks the guest to turn its power off: by the power button, and where nobody listens to that by its agent.</summary>
+    private async Task<ControlReply> ShutDownAsync(ControlRequest request)
+    {
+        Resume();
+        bool asked = machine.PressPowerButton() || consoles.DefaultSystem?.RequestEnd() == true;
+        if (!asked && consoles.Agent is { } agent)
+        {
+            try
+            {
+                await agent.ShutdownAsync(GuestShutdownMode.PowerDown, request.Cancellation).ConfigureAwait(false);
+                asked = true;
+            }
+            catch (GuestAgentException)
+            {
+                // Then nobody listens.
+            }
+        }
+        return ControlReply.Of(new ControlShutdown(asked), ControlJson.Default.ControlShutdown);
+    }
+
+    private ConsoleHub Hub(ControlRequest request) => request.Query.GetValueOrDefault("device") switch
+    {
+        null or "" => consoles.Virtio ?? consoles.Serial,
+        "serial" => consoles.Serial,
+        "virtio" => consoles.Virtio ?? throw new ControlException(404, "it has no virtio console"),
+        { } other => throw new ControlException(400, $"there is no console '{other}'; serial and virtio are"),
+    };
+
+    private Task<ControlReply> Size(ControlRequest request)
+    {
+        ControlSize size = request.Read(ControlJson.Default.ControlSize);
+        if (size.Columns is < 1 or > ushort.MaxValue || size.Rows is < 1 or > ushort.MaxValue)
+        {
+            throw new ControlException(400, $"a window of {size.Columns} by {size.Rows} characters is none");
+        }
+        Hub(request).Resize(size.Columns, size.Rows);
+        return Task.FromResult(ControlReply.Done);
+    }
+
+    private GuestAgentClient Agent() => process.State == MachineStates.Running
+        ? consoles.Agent ?? throw new ControlException(409, "it has no guest agent: that is for machines of a stored image (lodge create debian)")
+        : throw new ControlException(409, $"it is {process.State}: its guest agent cannot answer");
+
+    private async Task<ControlReply> AgentAsync(ControlRequest request)
+    {
+        GuestAgentClient agent = Agent();
+        TimeSpan time = request.Query.TryGetValue("wait", out string? text) && double.TryParse(text, CultureInfo.InvariantCulture, out double seconds) && seconds is >= 0 and <= 3600 ? TimeSpan.FromSeconds(seconds) : AgentTime;
+        await agent.SynchronizeAsync(time, request.Cancellation).ConfigureAwait(false);
+        GuestAgentInfo info = await agent.InfoAsync(request.Cancellation).ConfigureAwait(false);
+        IReadOnlyList<string> addresses = [];
+        try
+        {
+            addresses = [.. (await agent.NetworkInterfacesAsync(request.Cancellation).ConfigureAwait(false))
+                .Where(one => one.Name != "lo").SelectMany(one => one.Addresses).Select(one => $"{one.Address}/{one.Prefix}")];
+        }
+        catch (GuestAgentException)
+        {
+            // An agent need not tell.
+        }
+        return ControlReply.Of(new ControlAgent(info.Version, addresses), ControlJson.Default.ControlAgent);
+    }
+
+    private async Task<ControlReply> ExecAsync(ControlRequest request)
+    {
+        ControlExec wanted = request.Read(ControlJson.Default.ControlExec);
+        if (wanted.Command is not [{ Length: > 0 }, ..])
+        {
+            throw new ControlException(400, "there is no command");
+        }
+        if (wanted.Environment.FirstOrDefault(one => one.IndexOf('=', StringComparison.Ordinal) <= 0) is { } wrong)
+        {
+            throw new ControlException(400, $"'{wrong}' sets no variable; write NAME=VALUE");
+        }
+        IReadOnlyList<string> words = wanted.Environment.Count == 0 ? wanted.Command : ["env", .. wanted.Environment, .. wanted.Command];
+        GuestProcessStatus status = await Agent().RunAsync(
+            new GuestCommand("/bin/sh") { Arguments = ["-c", AgentCommand.Script, "sh", .. words], Input = wanted.Input }, request.Cancellation).ConfigureAwait(false);
+        int code = status.Signal is { } signal ? 128 + (signal & 0x7F) : (status.ExitCode ?? 0) & 0xFF;
+        return ControlReply.Of(new ControlExecEnd(code, status.Output ?? [], status.Error ?? [], status.OutputTruncated || status.ErrorTruncated), ControlJson.Default.ControlExecEnd);
+    }
+
+    private async Task<ControlReply> ReadFileAsync(ControlRequest request)
+    {
+        GuestAgentClient agent = Agent();
+        long handle = await agent.OpenFileAsync(PathOf(request), "r", request.Cancellation).ConfigureAwait(false);
+        return new ControlReply
+        {
+            Type = "application/octet-stream",
+            Writer = async (body, cancellation) =>
+            {
+                try
+                {
+                    for (byte[] part; (part = await agent.ReadFileAsync(handle, GuestAgentClient.LargestTransfer / 2, cancellation).ConfigureAwait(false)).Length != 0;)
+                    {
+                        await body.WriteAsync(part, cancellation).ConfigureAwait(false);
+                    }
+                }
+                finally
+                {
+                    await CloseAsync(agent, handle).ConfigureAwait(false);
+                }
+            },
+        };
+    }
+
+    private async Task<ControlReply> WriteFileAsync(ControlRequest request)
+    {
+        GuestAgentClient agent = Agent();
+        bool append = request.Query.GetValueOrDefault("append") == "true";
+        long handle = await agent.OpenFileAsync(PathOf(request), append ? "a" : "w", request.Cancellation).ConfigureAwait(false);
+        try
+        {
+            for (ReadOnlyMemory<byte> left = request.Body; !left.IsEmpty;)
+            {
+                int part = Math.Min(left.Length, GuestAgentClient.LargestTransfer / 2);
+                await agent.WriteFileAsync(handle, left[..part], request.Cancellation).ConfigureAwait(false);
+                left = left[part..];
+            }
+        }
+        finally
+        {
+            await CloseAsync(agent, handle).ConfigureAwait(false);
+        }
+        return ControlReply.Done;
+    }
+
+    private static string PathOf(ControlRequest request) => request.Query.GetValueOrDefault("path") is { Length: > 0 } path ? path : throw new ControlException(400, "there is no path");
+
+    private static async Task CloseAsync(GuestAgentClient agent, long handle)
+    {
+        try
+        {
+            await agent.CloseFileAsync(handle, CancellationToken.None).ConfigureAwait(false);
+        }
+        catch (GuestAgentException)
+        {
+            // The guest keeps it open until its agent ends.
+        }
+    }
+}

@@ -1,0 +1,210 @@
+using System.Runtime.InteropServices;
+using Lodge.Cli.Console;
+using Lodge.Cli.Engines;
+using Lodge.Cli.Run;
+using Lodge.Engine;
+using Lodge.Machine;
+using Lodge.Management;
+using Lodge.Management.Control;
+using Lodge.Management.Machines;
+using Lodge.Network;
+using Lodge.Storage.Disks;
+using Microsoft.Win32.SafeHandles;
+
+namespace Lodge.Cli.Machines;
+
+/// <summary>
+/// The process of a machine that is kept, from its start to its end: what <c>lodge start</c> leaves behind. It holds the machine's lock, keeps its status file true, and serves its control socket.
+/// </summary>
+internal sealed class MachineProcess
+{
+    // How long the guest has to turn its power off when the process is asked to end (SIGTERM, as the host's shutdown sends it).
+    private static readonly TimeSpan TerminationTime = TimeSpan.FromSeconds(60);
+
+    private readonly MachineFolder _folder;
+    private readonly MachineDefinition _definition;
+    private readonly MachineJournal _journal;
+    private readonly RunEnd _end = new();
+    private readonly DateTimeOffset _started = DateTimeOffset.Now;
+    private readonly Lock _statusGate = new();
+    private string _state = MachineStates.Starting;
+    private string? _engine;
+    private bool _terminating;
+    private int? _commandStatus;
+
+    private MachineProcess(MachineFolder folder, MachineDefinition definition)
+    {
+        (_folder, _definition) = (folder, definition);
+        _journal = new MachineJournal(Path.GetDirectoryName(folder.Path)!);
+    }
+
+    /// <summary>Runs the machine of a folder to its end.</summary>
+    /// <param name="path">The folder.</param>
+    /// <returns>Exit status of the process.</returns>
+    public static int Run(string path)
+    {
+        using StartReport report = StartReport.Open();
+        try
+        {
+            MachineFolder folder = new(path);
+            MachineDefinition definition = folder.ReadDefinition(out string? problem) ?? throw new ManagementException($"machine '{folder.Name}' cannot be used: {problem}");
+            int status;
+            using (SafeFileHandle only = folder.TryRun() ?? throw new ManagementException($"machine '{folder.Name}' runs already"))
+            {
+                status = new MachineProcess(folder, definition).Run(report);
+            }
+            if (definition.Temporary)
+            {
+                Directory.SetCurrentDirectory("/");
+                new MachineStore(Path.GetDirectoryName(path)!).Remove(folder.Name);
+            }
+            return status;
+        }
+        catch (Exception e) when (e is LodgeException or ManagementException or DiskException or NetworkException or IOException or UnauthorizedAccessException)
+        {
+            report.Fail(e.Message);
+            return ExitStatus.CannotStart;
+        }
+        catch (Exception e)
+        {
+            report.Fail($"internal error, please report it: {e.GetType().Name}: {e.Message}");
+            HostFile.Error(e.ToString());
+            return ExitStatus.CannotStart;
+        }
+    }
+
+    private int Run(StartReport report)
+    {
+        Tell(MachineStates.Starting);
+        RunOutcome? outcome = null;
+        try
+        {
+            outcome = RunGuest(report);
+            return outcome.Status;
+        }
+        catch (Exception e)
+        {
+            outcome = new RunOutcome(ExitStatus.CannotStart, e.Message);
+            throw;
+        }
+        finally
+        {
+            string reason = outcome?.Line ?? "";
+            Tell(MachineStates.Stopped, new MachineEnd(outcome?.Status ?? ExitStatus.CannotStart, reason, DateTimeOffset.Now));
+            Record("stopped", reason);
+        }
+    }
+
+    private RunOutcome RunGuest(StartReport report)
+    {
+        Directory.SetCurrentDirectory(Directory.Exists(_definition.Directory) ? _definition.Directory : "/");
+        RunOptions options = DefinitionOptions.Read(_definition, _folder);
+        HostResources.Check(options);
+        IEngine engine = EngineChoice.Choose(options.Engine, line => HostFile.Error($"lodge: {line}"));
+        _engine = engine is Engine.Translation.TranslationEngine ? "translate" : "kvm";
+        IReadOnlyList<NetworkOption> cards = RunNetworks.WithAddresses(
+            RunNetworks.Choose(options.Networks, options.Publish, options.Capture, options.NetworkRules), options.Name, named: true, _folder.Path);
+        options = options with { Networks = cards, CardAddresses = [.. cards.Select(c => c.Mac.ToString()!)] };
+        RunPlan plan = RunPlan.Create(options);
+        HostResources.Tell(options);
+        using ConsoleLog log = new(_folder.ConsoleLog);
+        using MachineConsoles consoles = new(plan, log, CommandEnded);
+        using RunDisks disks = RunDisks.Open(plan.SystemDisk, options.Disks, plan.Seed);
+        using RunShares shares = RunShares.Open(options.Shares, options.Memory);
+        using RunNetworks networks = RunNetworks.Open(cards, options.Name);
+        using RunVsock sockets = RunVsock.Open(options.Vsock, notifies: plan.SystemDisk is not null);
+        using VirtualMachine machine = RunMachine.Create(engine, options, plan, consoles.Guest, disks, networks, shares, sockets);
+        machine.Completion.ContinueWith(_ => _end.Finish(_commandStatus ?? ExitStatus.PowerOff, null), TaskScheduler.Default);
+        using PosixSignalRegistration termination = PosixSignalRegistration.Create(PosixSignal.SIGTERM, context => Terminate(context, machine));
+        MachineControl control = new(this, machine, consoles, networks, options);
+        using ControlServer server = new(_folder.ControlSocket, control.Routes);
+        machine.Start();
+        Tell(MachineStates.Running);
+        Record("started", null);
+        report.Started();
+        RunOutcome outcome = _end.Wait(null);
+        Tell(MachineStates.Stopping);
+        machine.Stop(); // has no effect on a machine that has ended by itself
+        MachineOutcome ended = machine.Completion.Result;
+        return outcome.Line is null && ended.Kind != MachineOutcomeKind.Stopped && !(_commandStatus is not null && ended.Kind == MachineOutcomeKind.PowerOff)
+            ? RunSession.Explain(ended, consoles.PanicWatch.Reason, consoles.AwaitsCommand) is var told ? told with { Line = told.Line ?? "the guest turned its power off" } : outcome
+            : outcome with { Line = outcome.Line ?? (_commandStatus is { } status ? $"its command ended with status {status}" : "stopped") };
+    }
+
+    /// <summary>The machine.</summary>
+    public MachineFolder Folder => _folder;
+
+    /// <summary>What it is made from.</summary>
+    public MachineDefinition Definition => _definition;
+
+    /// <summary>What executes its guest.</summary>
+    public string EngineName => _engine ?? "";
+
+    /// <summary>How it stands.</summary>
+    public string State
+    {
+        get
+        {
+            lock (_statusGate)
+            {
+                return _state;
+            }
+        }
+    }
+
+    /// <summary>When its process began.</summary>
+    public DateTimeOffset StartTime => _started;
+
+    /// <summary>Ends the machine as if the plug were pulled.</summary>
+    public void Finish(string reason) => _end.Finish(ExitStatus.PowerOff, reason);
+
+    /// <summary>Keeps and tells how the machine stands.</summary>
+    public void Tell(string state, MachineEnd? end = null)
+    {
+        lock (_statusGate)
+        {
+            _state = state;
+            try
+            {
+                _folder.WriteStatus(new MachineStatus
+                {
+                    State = state,
+                    Since = DateTimeOffset.Now,
+                    Started = _started,
+                    Process = end is null ? Environment.ProcessId : null,
+                    Engine = _engine,
+                    End = end,
+                });
+            }
+            catch (Exception e) when (e is IOException or UnauthorizedAccessException)
+            {
+                HostFile.Error($"lodge: the machine's status cannot be written: {e.Message}");
+            }
+        }
+    }
+
+    /// <summary>Adds to the journal.</summary>
+    public void Record(string happened, string? detail) => _journal.Add(new MachineEvent(DateTimeOffset.Now, _folder.Name, _definition.Id, happened, string.IsNullOrEmpty(detail) ? null : detail));
+
+    private void CommandEnded(int status)
+    {
+        _commandStatus = status;
+        if (_definition.Image is null)
+        {
+            _end.Finish(status, null);
+        }
+    }
+
+    /// <summary>The host wants the process to end: the guest may do so properly first; asked a second time, or after a while, the plug is pulled.</summary>
+    private void Terminate(PosixSignalContext context, VirtualMachine machine)
+    {
+        context.Cancel = true;
+        if (_terminating || machine.State != MachineRunState.Running || !machine.PressPowerButton())
+        {
+            Finish("ended by SIGTERM");
+            return;
+        }
+        _terminating = true;
+        _ = Task.Delay(TerminationTime).ContinueWith(_ => Finish("ended by SIGTERM"), TaskScheduler.Default);
+    }
+}

@@ -1,0 +1,27 @@
+using System.CommandLine;
+using Lodge.Management.Machines;
+
+namespace Lodge.Cli.Machines;
+
+/// <summary>The verb <c>remove</c>.</summary>
+internal static class RemoveCommand
+{
+    /// <summary>Builds the verb.</summary>
+    public static Command Create()
+    {
+        Argument<string[]> names = MachineCommands.Names();
+        Option<bool> force = new("--force") { Description = "Also when it runs: the plug is pulled" };
+        Command command = new("remove", "Remove machines with their disks, snapshots and all that is kept of them") { names, force };
+        command.Aliases.Add("rm");
+        command.SetAction(parsed => MachineCommands.Each(parsed.GetValue(names)!, name =>
+        {
+            MachineStore store = MachineStore.ForUser();
+            if (parsed.GetValue(force) && store.Get(name).IsRunning())
+            {
+                LifeCommands.Stop(name, force: true, patience: null);
+            }
+            store.Remove(name);
+        }));
+        return command;
+    }
+}

@@ -1,0 +1,87 @@
+using System.Text;
+using Lodge.Management.Host;
+using Microsoft.Win32.SafeHandles;
+
+namespace Lodge.Management.Machines;
+
+/// <summary>Starts a machine's process and waits until it says that the guest runs, or why it does not.</summary>
+public static class MachineLauncher
+{
+    /// <summary>The hidden verb of the machine's process.</summary>
+    public const string Verb = "machine-process";
+
+    /// <summary>What the process writes to <see cref="DetachedProcess.ReportDescriptor"/> when the guest runs.</summary>
+    public const string Started = "started\n";
+
+    private const int LongestReport = 1 << 16;
+
+    /// <summary>Starts it; nobody else may be changing the machine.</summary>
+    /// <param name="machine">The machine.</param>
+    /// <param name="arguments">More arguments of the process.</param>
+    /// <param name="tell">Gets lines for the user.</param>
+    /// <exception cref="ManagementException">It runs already or cannot be started.</exception>
+    public static void Start(MachineFolder machine, IReadOnlyList<string> arguments, Action<string> tell)
+    {
+        if (machine.IsRunning())
+        {
+            throw new ManagementException($"machine '{machine.Name}' runs already");
+        }
+        RemoveLeftovers(machine);
+        string text;
+        try
+        {
+            (_, SafeFileHandle report) = DetachedProcess.Start([.. DetachedProcess.Self, Verb, machine.Path, .. arguments], machine.ProcessLog);
+            using FileStream stream = new(report, FileAccess.Read, 1);
+            text = ReadReport(stream);
+        }
+        catch (IOException e)
+        {
+            throw new ManagementException($"machine '{machine.Name}' cannot be started: {e.Message}", e);
+        }
+        string[] lines = text.Split('\n', StringSplitOptions.RemoveEmptyEntries);
+        if (!text.EndsWith(Started, StringComparison.Ordinal))
+        {
+            string reason = lines is [.., { } last] ? last : $"its process ended without a word; see {machine.ProcessLog}";
+            throw new ManagementException($"machine '{machine.Name}' cannot be started: {reason}");
+        }
+        foreach (string line in lines[..^1])
+        {
+            tell(line);
+        }
+    }
+
+    /// <summary>Kills the process of a machine that does not answer, and waits until it has ended.</summary>
+    /// <exception cref="ManagementException">It is not known, or cannot be killed.</exception>
+    public static void Kill(MachineFolder machine)
+    {
+        const int kill = 9;
+        if (machine.ReadStatus()?.Process is not { } process || !HostSystemCalls.Signal(process, kill, machine.IsRunning))
+        {
+            throw new ManagementException($"the process of machine '{machine.Name}' cannot be killed; look for it: pgrep -f '{Verb} {machine.Path}'");
+        }
+        for (int i = 0; machine.IsRunning() && i < 500; i++)
+        {
+            Thread.Sleep(10);
+        }
+    }
+
+    /// <summary>Files that a killed process left half written.</summary>
+    private static void RemoveLeftovers(MachineFolder machine)
+    {
+        foreach (string left in Directory.EnumerateFiles(machine.Path, "*.new"))
+        {
+            File.Delete(left);
+        }
+    }
+
+    private static string ReadReport(Stream stream)
+    {
+        using MemoryStream all = new();
+        byte[] buffer = new byte[4096];
+        for (int count; all.Length < LongestReport && (count = stream.Read(buffer)) != 0;)
+        {
+            all.Write(buffer, 0, count);
+        }
+        return Encoding.UTF8.GetString(all.ToArray());
+    }
+}
