@@ -32,6 +32,12 @@ public sealed record MachineConfiguration
     /// </summary>
     public required Action<GuestMemory, ProcessorState> Boot { get; init; }
 
+    /// <summary>
+    /// Whether the machine is made for a saved one: nothing boots and <see cref="Boot"/> is not called until the guest resets itself, and the machine cannot be started
+    /// before it was restored (<see cref="Saving.SavedMachine.RestoreInto"/>).
+    /// </summary>
+    public bool IsRestored { get; init; }
+
     /// <summary>What COM1 to COM4 are connected to; null or missing: there is no such port.</summary>
     public IReadOnlyList<ICharacterBackend?> SerialPorts { get; init; } = [];
 

@@ -1,3 +1,4 @@
+using System.Diagnostics;
 using Lodge.Engine;
 using Lodge.Engine.Memory;
 using Lodge.Engine.Processor;
@@ -48,6 +49,7 @@ public sealed class VirtualMachine : IDebugTarget, IDisposable
     private readonly EventListener? _events;
     private MachineOutcome? _request;
     private readonly List<VirtualProcessor> _debugStops = [];
+    private bool _awaitsState;
     private bool _disposing;
     private bool _disposed;
     private volatile MachineRunState _state;
@@ -78,7 +80,8 @@ public sealed class VirtualMachine : IDebugTarget, IDisposable
                 _events = new EventListener();
                 Chipset.Pci.Doorbells = new MachineDoorbells(doorbells, _events);
             }
-            if (configuration.Backing.CopyOf is null)
+            _awaitsState = configuration.IsRestored;
+            if (!_awaitsState && configuration.Backing.CopyOf is null)
             {
                 PowerOn();
             }
@@ -136,6 +139,10 @@ public sealed class VirtualMachine : IDebugTarget, IDisposable
         lock (_lifecycle)
         {
             ObjectDisposedException.ThrowIf(_disposed, this);
+            if (_awaitsState)
+            {
+                throw new InvalidOperationException("the machine was made to be restored and was not");
+            }
             if (_state is MachineRunState.Created or MachineRunState.Paused)
             {
                 Go(processors);
@@ -290,8 +297,43 @@ public sealed class VirtualMachine : IDebugTarget, IDisposable
             {
                 Partition.Processors[i].SetState(saved.Processors[i]);
             }
+            _awaitsState = false;
         }
     }
+
+    /// <summary>Does something while the machine stands still, and lets it go on if it ran. Whoever would start, stop or end it waits meanwhile. Not on a processor's thread.</summary>
+    /// <param name="action">What to do; the machine is <see cref="MachineRunState.Paused"/> or never ran. Its exception comes out of here, with the machine as it was before.</param>
+    /// <returns>How long the guest was held, from the begin of stopping until it went on; zero when it did not run.</returns>
+    /// <exception cref="InvalidOperationException">The run has ended.</exception>
+    public TimeSpan Hold(Action action)
+    {
+        RefuseOnProcessor();
+        lock (_lifecycle)
+        {
+            if (_state != MachineRunState.Running)
+            {
+                RequireStill();
+                action();
+                return TimeSpan.Zero;
+            }
+            long begin = Stopwatch.GetTimestamp();
+            StandStill();
+            _state = MachineRunState.Paused;
+            try
+            {
+                action();
+            }
+            finally
+            {
+                Go();
+                _state = MachineRunState.Running;
+            }
+            return Stopwatch.GetElapsedTime(begin);
+        }
+    }
+
+    /// <summary>Ends the run because the machine itself cannot go on. Any thread; the processors are told to stop when this returns.</summary>
+    internal void Fail(string reason) => Request(new MachineOutcome(MachineOutcomeKind.EngineFailure, Text: reason));
 
     /// <summary>Ends the run if need be and frees everything. Not on a processor's thread.</summary>
     public void Dispose()
@@ -402,11 +444,13 @@ public sealed class VirtualMachine : IDebugTarget, IDisposable
             {
                 device.Reset();
             }
+            Memory.FinishLoading();
             foreach (MemorySlot slot in Memory.Slots)
             {
                 Memory.TryDiscard(slot.Address, slot.Length);
             }
             PowerOn();
+            _awaitsState = false;
         }
         catch (Exception e) when (e is IOException or InvalidOperationException or UnauthorizedAccessException or Boot.BootException)
         {

@@ -76,6 +76,9 @@ internal sealed class FakeProcessor(FakePartition partition, int index, Action<F
 
     public override IReadOnlyDictionary<string, long> Counters { get; } = new Dictionary<string, long>();
 
+    /// <summary>Whether it is to leave the guest.</summary>
+    public bool Stopping => _stop.IsSet;
+
     /// <summary>Halted until stopped.</summary>
     public void Idle() => _stop.Wait();
 

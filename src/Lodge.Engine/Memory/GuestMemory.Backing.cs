@@ -228,7 +228,7 @@ public sealed unsafe partial class GuestMemory
         _reservation = null;
     }
 
-    /// <summary>Gives host memory of a page-aligned range back; it reads as zero afterwards (balloon, free page reporting).</summary>
+    /// <summary>Gives host memory of a page-aligned range back; it reads as zero afterwards (balloon, free page reporting). False, with nothing done, while RAM is being read in.</summary>
     /// <remarks>
     /// Locked memory and pages of a pool are kept and only cleared: when they were wanted again they might not be there, and a missing page of a pool kills the
     /// process.
@@ -241,7 +241,11 @@ public sealed unsafe partial class GuestMemory
         }
         const int punchHoleKeepSize = 3;
         bool done = true;
-        if (Backing.Locked || Backing.PoolPageSize != 0)
+        if (DiscardUnderImage(offset, length) is { } discarded)
+        {
+            done = discarded;
+        }
+        else if (Backing.Locked || Backing.PoolPageSize != 0)
         {
             NativeMemory.Clear(_base + offset, (nuint)length);
         }

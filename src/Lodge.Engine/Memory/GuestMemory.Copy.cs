@@ -14,6 +14,7 @@ public sealed unsafe partial class GuestMemory
     private readonly Lock _pieceGate = new();
     private ulong[] _zeroed = [];       // a bit for each page: it is anonymous memory, no longer the file's
     private int _pieces;
+    private List<BackingRange> _original = []; // where the file has data
 
     private void MapCopy(string path)
     {
@@ -34,6 +35,7 @@ public sealed unsafe partial class GuestMemory
         {
             throw NotMapped(file);
         }
+        _original = FileData(file);
         close(file);
         _ = madvise(_base, (nuint)Size, AdviseDontFork);
         _zeroed = new ulong[(Size / PageSize / 64) + 1];
@@ -104,23 +106,10 @@ public sealed unsafe partial class GuestMemory
     public void CopyTo(SafeFileHandle file)
     {
         RandomAccess.SetLength(file, (long)Size);
-        for (ulong start = 0; start < Size;)
+        FinishLoading();
+        foreach (BackingRange range in FindData(Environment.ProcessId))
         {
-            // Reading a hole of the memory file through the mapping would give it memory.
-            const int seekData = 3, seekHole = 4;
-            ulong end = Size;
-            if (Backing.IsFile)
-            {
-                long data = lseek(FileDescriptor, (long)start, seekData);
-                if (data < 0)
-                {
-                    return; // nothing but a hole
-                }
-                start = (ulong)data;
-                end = (ulong)lseek(FileDescriptor, data, seekHole);
-            }
-            CopyTo(file, start, Math.Min(end, Size));
-            start = end;
+            CopyTo(file, range.Start, range.End);
         }
     }
 

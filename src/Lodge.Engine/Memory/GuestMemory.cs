@@ -215,8 +215,13 @@ public sealed unsafe partial class GuestMemory : IDisposable
     /// <inheritdoc/>
     public void Dispose()
     {
-        if (_base != null)
+        _pager?.Cancel();
+        lock (_imageGate)
         {
+            if (_base == null)
+            {
+                return;
+            }
             Unmap();
             munmap(_pageFlags, (nuint)(Size / PageSize));
             CloseIfOpen(FileDescriptor);
