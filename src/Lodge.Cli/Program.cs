@@ -27,6 +27,7 @@ internal static class Program
             HostFile.Write(HostFile.StandardOutput, System.Text.Encoding.ASCII.GetBytes($"lodge {Version}\n")); // the common case needs no parser
             return 0;
         }
+        RunTimes.Mark("process started");
         return arguments is [MachineLauncher.Verb, { } folder, ..]
             ? MachineProcess.Run(folder)
             : Run(arguments, options => RunSession.Run(options));

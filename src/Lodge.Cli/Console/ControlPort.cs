@@ -4,16 +4,18 @@ using Lodge.Machine;
 namespace Lodge.Cli.Console;
 
 /// <summary>
-/// The channel on which the default system's init tells how the command ended: lines of text, <c>exit N</c>. The guest is untrusted: lines
-/// are short, anything else is ignored.
+/// The channel on which the default system's init tells that it waits for what it is to run and how that ended: lines of text, <c>waiting</c> and <c>exit N</c>. The guest
+/// is untrusted: lines are short, anything else is ignored.
 /// </summary>
-internal sealed class ControlPort(Action<int> exited) : ICharacterBackend
+/// <param name="exited">Told the status, once.</param>
+/// <param name="waiting">Called when the guest waits, once.</param>
+internal sealed class ControlPort(Action<int> exited, Action? waiting = null) : ICharacterBackend
 {
     private const int MaxLine = 64;
     private readonly byte[] _line = new byte[MaxLine];
     private ICharacterReceiver? _receiver;
     private int _length;
-    private bool _told;
+    private bool _told, _waited;
 
     public void Connect(ICharacterReceiver receiver)
     {
@@ -39,7 +41,12 @@ internal sealed class ControlPort(Action<int> exited) : ICharacterBackend
             }
             string line = Encoding.ASCII.GetString(_line, 0, _length);
             _length = 0;
-            if (line.StartsWith("exit ", StringComparison.Ordinal) && byte.TryParse(line.AsSpan(5), out byte status))
+            if (line == "waiting" && !_waited)
+            {
+                _waited = true;
+                waiting?.Invoke();
+            }
+            else if (line.StartsWith("exit ", StringComparison.Ordinal) && byte.TryParse(line.AsSpan(5), out byte status))
             {
                 if (!_told)
                 {

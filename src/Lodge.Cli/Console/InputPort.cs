@@ -14,7 +14,10 @@ internal sealed class InputPort : ICharacterBackend
     private readonly SemaphoreSlim _ready = new(0);
     private readonly OutputPort? _outputPort;
     private readonly int _fd;
+    private readonly ManualResetEventSlim _released = new(true);
+    private readonly Lock _gate = new();
     private ICharacterReceiver? _receiver;
+    private List<byte>? _held;
 
     /// <summary>Creates the input side; what the guest writes goes to <paramref name="output"/> or is dropped.</summary>
     public InputPort(int fd, OutputPort? output)
@@ -43,12 +46,37 @@ internal sealed class InputPort : ICharacterBackend
     /// <summary>Passes the terminal's size on.</summary>
     public void Resize(int columns, int rows) => _receiver?.Resize(columns, rows);
 
+    /// <summary>Keeps the input back until <see cref="Release"/>: what is typed meanwhile waits here (the escape works), other input is not read.</summary>
+    public void Hold()
+    {
+        _held = [];
+        _released.Reset();
+    }
+
+    /// <summary>Lets the input through. Any thread.</summary>
+    public void Release()
+    {
+        lock (_gate)
+        {
+            if (_held is { Count: not 0 } held)
+            {
+                Give(held.ToArray()); // fits: nothing else was given
+            }
+            _held = null;
+        }
+        _released.Set();
+    }
+
     /// <summary>Begins to read.</summary>
     public void Start() => new Thread(Pump) { IsBackground = true, Name = "input" }.Start();
 
     private void Pump()
     {
         byte[] buffer = new byte[1 << 15];
+        if (Escape is null)
+        {
+            _released.Wait();
+        }
         while (true)
         {
             int n = HostFile.Read(_fd, buffer);
@@ -63,16 +91,34 @@ internal sealed class InputPort : ICharacterBackend
                 data = data[..at];
                 leave = true;
             }
-            Give(data);
+            if (!TryHold(data))
+            {
+                Give(data);
+            }
             if (leave)
             {
                 Escape!();
                 return;
             }
         }
+        _released.Wait();
         if (CloseAtEnd)
         {
             _receiver?.SetConnected(false);
+        }
+    }
+
+    private bool TryHold(ReadOnlySpan<byte> data)
+    {
+        const int most = 4096;
+        lock (_gate)
+        {
+            if (_held is null)
+            {
+                return false;
+            }
+            _held.AddRange(data[..Math.Min(data.Length, most - _held.Count)]);
+            return true;
         }
     }
 

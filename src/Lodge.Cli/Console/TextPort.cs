@@ -2,26 +2,50 @@ using Lodge.Machine;
 
 namespace Lodge.Cli.Console;
 
-/// <summary>Gives a fixed text to a character device of the guest, once, and then closes the host side; what the guest writes is dropped.</summary>
-internal sealed class TextPort(byte[] text) : ICharacterBackend
+/// <summary>Gives a text to a character device of the guest, once, and then closes the host side; what the guest writes is dropped.</summary>
+/// <param name="text">Makes the text when it is given.</param>
+/// <param name="atOnce">Whether it is given as soon as the device is there, and not at <see cref="Give"/>.</param>
+internal sealed class TextPort(Func<byte[]> text, bool atOnce = false) : ICharacterBackend
 {
     private readonly SemaphoreSlim _ready = new(0);
     private ICharacterReceiver? _receiver;
+    private int _given;
 
     public void Connect(ICharacterReceiver receiver)
     {
         _receiver = receiver;
         receiver.SetConnected(true);
-        new Thread(Give) { IsBackground = true, Name = "text port" }.Start();
+        if (atOnce)
+        {
+            new Thread(Give) { IsBackground = true, Name = "text port" }.Start(); // the device is being made still
+        }
     }
 
     public int Write(ReadOnlySpan<byte> data) => data.Length;
 
     public void InputReady() => _ready.Release();
 
-    private void Give()
+    /// <summary>Gives the text, from a thread of its own where the device does not take it at once. Nothing happens the second time.</summary>
+    public void Give()
     {
-        ReadOnlySpan<byte> left = text;
+        if (Interlocked.Exchange(ref _given, 1) != 0)
+        {
+            return;
+        }
+        byte[] all = text();
+        int accepted = _receiver!.Receive(all);
+        if (accepted == all.Length)
+        {
+            _receiver.SetConnected(false);
+        }
+        else
+        {
+            new Thread(() => GiveRest(all.AsSpan(accepted))) { IsBackground = true, Name = "text port" }.Start();
+        }
+    }
+
+    private void GiveRest(ReadOnlySpan<byte> left)
+    {
         while (!left.IsEmpty)
         {
             int accepted = _receiver!.Receive(left);

@@ -23,31 +23,24 @@ internal enum CommandMode
 internal static class CommandImage
 {
     /// <summary>Builds the archive.</summary>
-    /// <param name="mode">What to do.</param>
-    /// <param name="hostName">Host name.</param>
-    /// <param name="terminalType">Value of TERM.</param>
-    /// <param name="endMark">Ends the streams in pipe mode.</param>
-    /// <param name="command">Program and arguments; empty for a shell.</param>
+    /// <param name="run">What to run; null: that comes later, by the command port (see <see cref="RunText"/>).</param>
     /// <param name="disks">What the machine's disks need; null: it has none.</param>
     /// <param name="networks">What its network cards need; null: it has none.</param>
     /// <param name="shares">Shared folders, see <see cref="RunShares.Mounts"/>.</param>
-    public static byte[] Build(CommandMode mode, string hostName, string terminalType, string endMark, IReadOnlyList<byte[]> command, DiskNeeds? disks = null, NetworkNeeds? networks = null, string shares = "")
+    public static byte[] Build(byte[]? run, DiskNeeds? disks = null, NetworkNeeds? networks = null, string shares = "")
     {
         using MemoryStream archive = new();
         CpioWriter cpio = new(archive);
-        using MemoryStream run = new();
-        Assign(run, "mode", mode.ToString().ToLowerInvariant());
-        Assign(run, "name", hostName);
-        Assign(run, "mark", endMark);
+        using MemoryStream text = new();
         if (disks is { Count: not 0 } or { Modules.Count: not 0 })
         {
-            Assign(run, "disks", disks.Count.ToString(System.Globalization.CultureInfo.InvariantCulture));
-            Assign(run, "disk_modules", string.Join(' ', disks.Modules));
+            Assign(text, "disks", disks.Count.ToString(System.Globalization.CultureInfo.InvariantCulture));
+            Assign(text, "disk_modules", string.Join(' ', disks.Modules));
         }
         if (networks is { Cards.Count: not 0 })
         {
-            Assign(run, "cards", string.Join(' ', networks.Cards));
-            Assign(run, "card_modules", NetworkNeeds.Module);
+            Assign(text, "cards", string.Join(' ', networks.Cards));
+            Assign(text, "card_modules", NetworkNeeds.Module);
             if (networks.NameServer is { } server)
             {
                 cpio.File("etc/resolv.conf", Encoding.ASCII.GetBytes($"nameserver {server}\n"));
@@ -55,25 +48,52 @@ internal static class CommandImage
         }
         if (shares.Length != 0)
         {
-            Assign(run, "shares", shares);
+            Assign(text, "shares", shares);
         }
-        Assign(run, "TERM", terminalType);
-        run.Write("export TERM\n"u8);
-        cpio.File("lodge/run", run.ToArray());
-        if (command.Count != 0)
+        if (run is null)
         {
-            using MemoryStream script = new();
-            script.Write("unset name mode mark disks disk_modules cards card_modules shares\nexec"u8);
-            foreach (byte[] word in command)
-            {
-                script.WriteByte((byte)' ');
-                Quote(script, word);
-            }
-            script.WriteByte((byte)'\n');
-            cpio.File("lodge/command", script.ToArray());
+            Assign(text, "template", "1");
         }
+        else
+        {
+            text.Write(run);
+        }
+        cpio.File("lodge/run", text.ToArray());
         cpio.Finish();
         return archive.ToArray();
+    }
+
+    /// <summary>What the default system is told to run.</summary>
+    /// <param name="mode">What to do.</param>
+    /// <param name="hostName">Host name.</param>
+    /// <param name="terminalType">Value of TERM.</param>
+    /// <param name="size">Columns and rows of the terminal, when they must be set; null: the console has them already.</param>
+    /// <param name="endMark">Ends the streams in pipe mode.</param>
+    /// <param name="command">Program and arguments; empty for a shell.</param>
+    public static byte[] RunText(CommandMode mode, string hostName, string terminalType, (int Columns, int Rows)? size, string endMark, IReadOnlyList<byte[]> command)
+    {
+        using MemoryStream text = new();
+        Assign(text, "mode", mode.ToString().ToLowerInvariant());
+        Assign(text, "name", hostName);
+        Assign(text, "mark", endMark);
+        Assign(text, "TERM", terminalType);
+        text.Write("export TERM\n"u8);
+        if (size is { } s && mode != CommandMode.Pipe)
+        {
+            text.Write(Encoding.ASCII.GetBytes($"stty columns {s.Columns} rows {s.Rows} </dev/hvc0\n"));
+        }
+        if (command.Count != 0)
+        {
+            text.Write("lodge_command() {\nunset name mode mark disks disk_modules cards card_modules shares template\nexec"u8);
+            text.Write(mode == CommandMode.Terminal ? " setsid -c sh -c 'exec \"$0\" \"$@\"'"u8 : []);
+            foreach (byte[] word in command)
+            {
+                text.WriteByte((byte)' ');
+                Quote(text, word);
+            }
+            text.Write("\n}\n"u8);
+        }
+        return text.ToArray();
     }
 
     /// <summary>What the command service of a stored image reads from its port: assignments, an empty line, and a script, which begins with <paramref name="prologue"/>.</summary>

@@ -60,20 +60,37 @@ internal sealed class SystemCache(string directory)
 
     /// <summary>The version of the scripts and of the list of modules, so that another version of Lodge makes a system of its own.</summary>
     private static string ScriptVersion =>
-        Checksum([.. SystemImage.Script(), .. SystemImage.DhcpScript(), .. Encoding.ASCII.GetBytes(string.Join(' ', SystemImage.AllModules))]).ToString("x8", CultureInfo.InvariantCulture);
+        Checksum([.. SystemImage.Script(), .. SystemImage.DhcpScript(), .. CloneProgram.File(), .. Encoding.ASCII.GetBytes(string.Join(' ', SystemImage.AllModules))]).ToString("x8", CultureInfo.InvariantCulture);
 
     private SystemFiles? Current()
     {
         try
         {
-            string name = File.ReadAllText(Path.Combine(directory, "default")).Trim();
+            return Named() is { } files && File.ReadAllText(Path.Combine(Path.GetDirectoryName(files.Kernel)!, ManifestFile)) == Manifest(files) ? files : null;
+        }
+        catch (Exception e) when (e is IOException or UnauthorizedAccessException)
+        {
+            return null;
+        }
+    }
+
+    /// <summary>The files that are the current system by their name, not looked into; null when there are none or it is another version's.</summary>
+    public SystemFiles? Named()
+    {
+        string pointer = Path.Combine(directory, "default");
+        if (!File.Exists(pointer))
+        {
+            return null;
+        }
+        try
+        {
+            string name = File.ReadAllText(pointer).Trim();
             if (name.Length == 0 || name.Contains('/', StringComparison.Ordinal) || !name.EndsWith(ScriptVersion, StringComparison.Ordinal))
             {
                 return null;
             }
             string system = Path.Combine(directory, name);
-            SystemFiles files = new(Path.Combine(system, KernelFile), Path.Combine(system, InitramfsFile));
-            return File.ReadAllText(Path.Combine(system, ManifestFile)) == Manifest(files) ? files : null;
+            return new SystemFiles(Path.Combine(system, KernelFile), Path.Combine(system, InitramfsFile));
         }
         catch (Exception e) when (e is IOException or UnauthorizedAccessException)
         {
@@ -83,7 +100,7 @@ internal sealed class SystemCache(string directory)
 
     private SystemFiles Make(Func<string, string> make)
     {
-        foreach (string leftover in Directory.EnumerateDirectories(directory))
+        foreach (string leftover in Directory.EnumerateDirectories(directory).Where(IsSystem))
         {
             Directory.Delete(leftover, recursive: true); // running machines keep their files open
         }
@@ -109,6 +126,10 @@ internal sealed class SystemCache(string directory)
             }
         }
     }
+
+    /// <summary>Other things are cached beside the systems.</summary>
+    private static bool IsSystem(string folder) =>
+        Path.GetFileName(folder).StartsWith(".new-", StringComparison.Ordinal) || File.Exists(Path.Combine(folder, KernelFile)) || File.Exists(Path.Combine(folder, ManifestFile));
 
     private FileStream WaitForTurn()
     {

@@ -63,6 +63,7 @@ internal static class SystemImage
         cpio.Link("init", "/bin/busybox");
         cpio.File("lodge/main", Script(), executable: true);
         cpio.File("lodge/dhcp", DhcpScript(), executable: true);
+        cpio.File("lodge/clone", CloneProgram.File(), executable: true);
         cpio.File("bin/busybox", busybox, executable: true);
         foreach (string applet in applets)
         {

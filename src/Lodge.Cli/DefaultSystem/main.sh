@@ -1,11 +1,12 @@
 #!/bin/sh
 # What Lodge's default system does; busybox init (process 1) starts it and handles poweroff, halt and reboot. /lodge/run (from the second initramfs) sets:
-#   name   host name            mode   shell, terminal (a command on the console) or pipe (a command on ports)
-#   mark   what ends the stdout and stderr streams; its bytes occur in no command's output by chance
 #   disks  number of disks      disk_modules  their drivers, those that the kernel has as modules are loaded
 #   cards  for each network card dhcp, none, or ADDRESS/LENGTH,GATEWAY      card_modules  their drivers
 #   shares shared folders, TAG:PATH:ro or TAG:PATH:rw each
-# and exports TERM; /lodge/command is the command. Its end is told on the control port as "exit STATUS".
+#   template  not empty: the machine may become a template; what follows comes later, by the port lodge.command
+#   name   host name            mode   shell, terminal (a command on the console) or pipe (a command on ports)
+#   mark   what ends the stdout and stderr streams; its bytes occur in no command's output by chance
+# and exports TERM; its function lodge_command executes the command. The command's end is told on the control port as "exit STATUS".
 export PATH=/bin:/sbin:/usr/bin:/usr/sbin HOME=/root
 # Started again by init: the first run was killed, nothing can go on.
 [ ! -e /run/started ] || poweroff -f
@@ -13,9 +14,8 @@ mount -a
 : >/run/started
 cp -a /lodge/dev/. /dev/
 mount -t devpts devpts /dev/pts
-disks=0 disk_modules= cards= card_modules= shares=
+disks=0 disk_modules= cards= card_modules= shares= template= mode=
 . /lodge/run
-echo "$name" >/proc/sys/kernel/hostname
 read -r modules </lodge/modules
 for module in $disk_modules $card_modules ${shares:+virtiofs}; do
     [ ! -e "/lib/modules/$(uname -r)/$module.ko" ] || modules="$modules $module"
@@ -44,9 +44,10 @@ for card in $cards; do
     esac
 done
 
-control= input= output= errors=
+control= input= output= errors= command=
+[ -n "$template" ] || command=none
 tries=0
-while [ -z "$control" ] || [ -z "$input" ] || [ -z "$output" ] || [ -z "$errors" ]; do
+while [ -z "$control" ] || [ -z "$input" ] || [ -z "$output" ] || [ -z "$errors" ] || [ -z "$command" ]; do
     for port in /sys/class/virtio-ports/*; do
         [ -e "$port/name" ] || continue
         read -r label <"$port/name"
@@ -55,6 +56,7 @@ while [ -z "$control" ] || [ -z "$input" ] || [ -z "$output" ] || [ -z "$errors"
             lodge.stdin) input=/dev/${port##*/} ;;
             lodge.stdout) output=/dev/${port##*/} ;;
             lodge.stderr) errors=/dev/${port##*/} ;;
+            lodge.command) command=/dev/${port##*/} ;;
         esac
     done
     tries=$((tries + 1))
@@ -62,12 +64,11 @@ while [ -z "$control" ] || [ -z "$input" ] || [ -z "$output" ] || [ -z "$errors"
         echo "lodge: the console ports did not appear" >/dev/console
         poweroff -f
     fi
-    [ -n "$control" ] && [ -n "$errors" ] || usleep 1000
+    [ -n "$control" ] && [ -n "$errors" ] && [ -n "$command" ] || usleep 1000
 done
 exec 3<>"$control"
 # The host asks for the end with a line on the control port; nothing else comes there.
 (read -r _ <&3 && sync && poweroff -f) &
-watcher=$!
 # Some drivers look for their disks in the background.
 tries=0
 while [ "$disks" != 0 ]; do
@@ -96,37 +97,48 @@ for share in $shares; do
     }
 done
 
+if [ "$mode" = pipe ] || [ -n "$template" ]; then
+    # Pipes in between, so that the command may open /dev/stdout and the like again, which a port allows only once. The copiers of the output hold both ends: they go on
+    # whoever has the pipes open, and the mark passes through them as the last.
+    mkfifo /run/stdin /run/stdout /run/stderr
+    exec 4<>/run/stdin
+    cat <"$input" >&4 3>&- 4>&- &
+    exec 5</run/stdin 4>&-
+    cat <>/run/stdout >"$output" 3>&- 5<&- &
+    cat <>/run/stderr >"$errors" 3>&- 5<&- &
+fi
+if [ -n "$template" ]; then
+    # What a command needs is used once, so that clones find it in the guest's memory.
+    (
+        exec <&5 >/run/stdout 2>/run/stderr 3>&- 5<&-
+        exec true
+    )
+    /lodge/clone <"$command" >/run/text || poweroff -f
+    . /run/text
+fi
+echo "$name" >/proc/sys/kernel/hostname
+
 case $mode in
 pipe)
-    # Pipes in between, so that the command may open /dev/stdout and the like again, which a port allows only once.
-    mkfifo /run/stdin /run/stdout /run/stderr
-    cat <"$input" >/run/stdin 3>&- &
-    cat </run/stdout >"$output" 3>&- &
-    stdout_copier=$!
-    cat </run/stderr >"$errors" 3>&- &
-    stderr_copier=$!
-    (exec sh /lodge/command </run/stdin >/run/stdout 2>/run/stderr 3>&-)
+    (
+        exec <&5 >/run/stdout 2>/run/stderr 3>&- 5<&-
+        lodge_command
+    )
     status=$?
-    # What the command left running ends with it, so that the copiers see the end of the streams.
-    for process in /proc/[0-9]*; do
-        process=${process#/proc/}
-        case " 1 $$ $watcher $stdout_copier $stderr_copier " in
-            *" $process "*) ;;
-            *) [ ! -e "/proc/$process/exe" ] || kill -9 "$process" ;;
-        esac
-    done 2>/dev/null
-    wait $stdout_copier
-    wait $stderr_copier
-    printf %s "$mark" >"$output"
-    printf %s "$mark" >"$errors"
+    # What the command left running may go on until the machine ends; nothing of it comes behind the mark.
+    printf %s "$mark" >/run/stdout
+    printf %s "$mark" >/run/stderr
     ;;
 terminal)
-    (exec setsid -c sh /lodge/command </dev/hvc0 >/dev/hvc0 2>&1 3>&-)
+    (
+        exec </dev/hvc0 >/dev/hvc0 2>&1 3>&- 5<&-
+        lodge_command
+    )
     status=$?
     ;;
 *)
     cd /root
-    (exec setsid -c sh -l </dev/hvc0 >/dev/hvc0 2>&1 3>&-)
+    (exec setsid -c sh -l </dev/hvc0 >/dev/hvc0 2>&1 3>&- 5<&-)
     status=$?
     ;;
 esac

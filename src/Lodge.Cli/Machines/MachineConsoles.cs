@@ -41,14 +41,14 @@ internal sealed class MachineConsoles : IDisposable
             ports.AddRange(
             [
                 (RunConsole.ControlName, control),
-                (RunConsole.InputName, AwaitsCommand ? new TextPort([]) : input),
+                (RunConsole.InputName, AwaitsCommand ? new TextPort(() => [], atOnce: true) : input),
                 (RunConsole.OutputName, output),
                 (RunConsole.ErrorName, errors),
             ]);
         }
         if (plan.Command is { } text)
         {
-            ports.Add((RunConsole.CommandName, new TextPort(text)));
+            ports.Add((RunConsole.CommandName, new TextPort(text, atOnce: true)));
         }
         if (plan.SystemDisk is not null)
         {

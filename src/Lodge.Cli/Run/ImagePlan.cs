@@ -1,6 +1,7 @@
 using System.Text;
 using Lodge.Cli.DefaultSystem;
 using Lodge.Cli.Image.Store;
+using Lodge.Cli.Templates;
 using Lodge.Machine.Boot;
 using Lodge.Management.CloudInit;
 using Lodge.Management.Host;
@@ -33,7 +34,7 @@ internal static class ImagePlan
     }
 
     /// <summary>Makes the plan.</summary>
-    public static RunPlan Create(RunOptions options, StoredImage image, CommandMode mode, bool interactive, string mark, string terminal, IReadOnlyList<byte[]> command)
+    public static RunPlan Create(RunOptions options, RunTemplate? template, StoredImage image, CommandMode mode, bool interactive, string mark, string terminal, IReadOnlyList<byte[]> command)
     {
         ImageManifest manifest = image.Manifest;
         if (image.KernelPath is not { } kernel)
@@ -68,7 +69,7 @@ internal static class ImagePlan
             SystemDisk = new SystemDisk(image, bus, options.Folder ?? (options.Keep ? Path.Combine(HostFolders.Data, "machines", options.Name) : null)),
             Seed = seeded ? new SeedDisk(CloudInitOption.Seed(options.CloudInit, options.Name, installService: !manifest.HasCommandService, options.CardAddresses), bus) : null,
             AgentCommand = agent ? options.Command.Count != 0 ? options.Command : ["sh"] : null,
-            Command = agent || mode == CommandMode.Shell ? null : CommandImage.Text(mode, mark, terminal, command, options.Keep, RunShares.Script(options.Shares)),
+            Command = agent || mode == CommandMode.Shell ? null : () => CommandImage.Text(mode, mark, terminal, command, options.Keep, RunShares.Script(options.Shares)),
         };
     }
 }

@@ -93,6 +93,7 @@ internal sealed class RunArguments
     private readonly Option<TimeSpan?> _timeout = Parsed<TimeSpan?>("--timeout", "End the run after this time, for example 30s or 5m", "TIME", t => RunOptions.ParseTimeout(t));
     private readonly Option<bool> _trace = new("--trace") { Description = "Tell at the end what the guest did: exits, interrupts, faults, translated blocks" };
     private readonly Option<bool> _verbose = new("--verbose") { Description = "Show the default system's boot messages" };
+    private readonly Option<bool> _noTemplate = new("--no-template") { Description = "Boot, also where a machine that was booted before could be cloned (see 'lodge template'), and keep none" };
 
     private readonly Argument<string?> _image = new("IMAGE") { Description = "Stored image to run, for example debian or debian:trixie; none is the default system", Arity = ArgumentArity.ZeroOrOne };
     private readonly Option<bool> _keep = new("--keep") { Description = "Keep the machine's disk under its --name; the next run with it goes on where this ended" };
@@ -114,7 +115,7 @@ internal sealed class RunArguments
     }
 
     /// <summary>The options in the order of the help.</summary>
-    public IReadOnlyList<Option> All => [_keep, _cloudInit, _kernel, _initrd, _append, _memory, _hugePages, _mergeable, _memoryLock, _processors, _cpu, _hyperv, _nested, _pmu, _pin, _disk, _cdrom, _net, _publish, _allow, _deny, _capture, _share, _vsock, _engine, _name, _gdb, _debugExit, _timeout, _trace, _verbose];
+    public IReadOnlyList<Option> All => [_keep, _cloudInit, _kernel, _initrd, _append, _memory, _hugePages, _mergeable, _memoryLock, _processors, _cpu, _hyperv, _nested, _pmu, _pin, _disk, _cdrom, _net, _publish, _allow, _deny, _capture, _share, _vsock, _engine, _name, _gdb, _debugExit, _timeout, _trace, _verbose, _noTemplate];
 
     /// <summary>What they ask for.</summary>
     /// <param name="parsed">The command line.</param>
@@ -153,6 +154,7 @@ internal sealed class RunArguments
             Timeout = parsed.GetValue(_timeout),
             Trace = parsed.GetValue(_trace),
             Verbose = parsed.GetValue(_verbose),
+            Template = !parsed.GetValue(_noTemplate),
             Command = Checked(commandWords, parsed.GetValue(_kernel), parsed.GetValue(_initrd)),
         };
     }

@@ -21,6 +21,8 @@ internal sealed class RunConsole : IDisposable
     private readonly InputPort? _input;
     private readonly ChannelPort? _agent;
     private readonly IReadOnlyList<string>? _agentCommand;
+    private readonly TextPort? _command;
+    private readonly TaskCompletionSource _guestWaits = new(TaskCreationOptions.RunContinuationsAsynchronously);
     private readonly CancellationTokenSource _stop = new();
     private readonly bool _interactive;
     private readonly bool _isCommand;
@@ -70,7 +72,8 @@ internal sealed class RunConsole : IDisposable
         }
         if (plan.Command is { } text)
         {
-            Ports = [.. Ports, (CommandName, new TextPort(text))];
+            _command = new TextPort(text);
+            Ports = [.. Ports, (CommandName, _command)];
         }
         if (plan.SystemDisk is not null)
         {
@@ -111,9 +114,28 @@ internal sealed class RunConsole : IDisposable
     /// <summary>Whether the run ends with a command's end (and not with power-off).</summary>
     public bool AwaitsCommand => _isCommand;
 
-    /// <summary>Enters raw mode when interactive, and begins to read.</summary>
-    public void Start()
+    /// <summary>Completes when the guest has told that it waits for what it is to run.</summary>
+    public Task GuestWaits => _guestWaits.Task;
+
+    /// <summary>Tells the guest what to run, and lets the input through that was held back until then.</summary>
+    public void GiveCommand()
     {
+        _command?.Give();
+        _input?.Release();
+    }
+
+    /// <summary>Enters raw mode when interactive, and begins to read.</summary>
+    /// <param name="holds">Whether the guest is told nothing and gets no input until <see cref="GiveCommand"/>.</param>
+    public void Start(bool holds = false)
+    {
+        if (holds)
+        {
+            _input?.Hold();
+        }
+        else
+        {
+            _command?.Give();
+        }
         OnSignal(PosixSignal.SIGINT, 2, "SIGINT");
         OnSignal(PosixSignal.SIGTERM, 15, "SIGTERM");
         OnSignal(PosixSignal.SIGHUP, 1, "SIGHUP");
@@ -229,5 +251,5 @@ internal sealed class RunConsole : IDisposable
         })
         { IsBackground = true, Name = "command end" };
         waiter.Start();
-    });
+    }, () => _guestWaits.TrySetResult());
 }

@@ -58,7 +58,9 @@ internal static class RunMachine
         }
     }
 
-    private static CpuModel Model(RunOptions options, IEngine engine)
+    /// <summary>The processor that the guest sees.</summary>
+    /// <exception cref="LodgeException">It cannot be had.</exception>
+    internal static CpuModel Model(RunOptions options, IEngine engine)
     {
         try
         {

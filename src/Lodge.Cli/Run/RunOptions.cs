@@ -105,6 +105,9 @@ internal sealed record RunOptions
 
     public bool Verbose { get; init; }
 
+    /// <summary>Whether the run may be a clone of a template, and may make one.</summary>
+    public bool Template { get; init; } = true;
+
     /// <summary>Program and arguments to run in the guest; empty for none.</summary>
     public IReadOnlyList<string> Command { get; init; } = [];
 

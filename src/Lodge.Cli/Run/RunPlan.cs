@@ -2,6 +2,7 @@ using System.Security.Cryptography;
 using System.Text;
 using Lodge.Cli.Console;
 using Lodge.Cli.DefaultSystem;
+using Lodge.Cli.Templates;
 using Lodge.Machine.Boot;
 
 namespace Lodge.Cli.Run;
@@ -30,18 +31,23 @@ internal sealed record RunPlan(
     /// <summary>What the guest agent is to run, for a stored image without the command service; null for none.</summary>
     public IReadOnlyList<string>? AgentCommand { get; init; }
 
-    /// <summary>What the command service of a stored image is told; null for the default system and for a login.</summary>
-    public byte[]? Command { get; init; }
+    /// <summary>What the guest is told on its command port, at the moment at which it is told; null where it has none.</summary>
+    public Func<byte[]>? Command { get; init; }
+
+    /// <summary>Whether the guest says when it waits for <see cref="Command"/>, and gets it and the input then.</summary>
+    public bool GuestWaits { get; init; }
 
     /// <summary>Makes the plan, fetching the default system when it is needed and not there.</summary>
     /// <exception cref="LodgeException">Something is missing or unusable.</exception>
-    public static RunPlan Create(RunOptions options)
+    /// <param name="options">The options.</param>
+    /// <param name="template">The template that the run is a clone of or may make, or null.</param>
+    public static RunPlan Create(RunOptions options, RunTemplate? template = null)
     {
         options.CloudInit?.RequireFiles();
         bool interactive = options.Folder is null && Terminal.IsTerminal(HostFile.StandardInput) && Terminal.IsTerminal(HostFile.StandardOutput);
         try
         {
-            return options.Kernel is null && options.Initrd is null ? OfSystem(options, interactive) : OfUser(options, interactive);
+            return options.Kernel is null && options.Initrd is null ? OfSystem(options, template, interactive) : OfUser(options, interactive);
         }
         catch (BootException e)
         {
@@ -64,7 +70,7 @@ internal sealed record RunPlan(
     }
 
     /// <summary>A stored image or the default system.</summary>
-    private static RunPlan OfSystem(RunOptions options, bool interactive)
+    private static RunPlan OfSystem(RunOptions options, RunTemplate? template, bool interactive)
     {
         IReadOnlyList<byte[]> command = CommandImage.LastWords(options.Command);
         CommandMode mode = (interactive, command.Count) switch
@@ -83,19 +89,35 @@ internal sealed record RunPlan(
         string terminal = Environment.GetEnvironmentVariable("TERM") is { Length: > 0 } type && interactive ? type : mode == CommandMode.Shell ? "vt100" : "dumb";
         if (options.Image is { } image)
         {
-            return ImagePlan.Create(options, ImagePlan.Find(image), mode, interactive, mark, terminal, command);
+            return ImagePlan.Create(options, template, ImagePlan.Find(image), mode, interactive, mark, terminal, command);
         }
-        SystemFiles files = SystemCache.ForUser().Get(DebianSystem.Make);
-        byte[] second = CommandImage.Build(mode, options.Name, terminal, mark, command, Needs(options), NetworkNeeds.Of(options.Networks ?? []), RunShares.Mounts(options.Shares));
-        string commandLine = options.Verbose ? "console=ttyS0 panic=-1" : "console=ttyS0 quiet panic=-1";
-        return new RunPlan(
-            BootSource.FromFile(files.Kernel),
-            [new BootModule(BootSource.FromFile(files.Initramfs), "initramfs"), new BootModule(BootSource.FromBytes("command", second), "command")],
-            options.Append.Length == 0 ? commandLine : $"{commandLine} {options.Append}",
-            mode,
-            interactive,
-            Encoding.ASCII.GetBytes(mark));
+        NetworkNeeds networks = NetworkNeeds.Of(options.Networks ?? []);
+        byte[] Text() => CommandImage.RunText(mode, options.Name, terminal, template is null ? null : Terminal.Size(), mark, command);
+        if (template is not null)
+        {
+            RunPlan plan = template.IsClone
+                ? new RunPlan(BootSource.FromBytes("template", Array.Empty<byte>()), [], "", mode, interactive, Encoding.ASCII.GetBytes(mark))
+                : Boot(CommandImage.Build(null, null, networks));
+            return plan with { GuestWaits = true, Command = () => CloneProgram.Input(DateTimeOffset.UtcNow, RandomNumberGenerator.GetBytes(CloneProgram.SeedLength), Text()) };
+        }
+        return Boot(CommandImage.Build(Text(), Needs(options), networks, RunShares.Mounts(options.Shares)));
+
+        RunPlan Boot(byte[] second)
+        {
+            SystemFiles files = SystemCache.ForUser().Get(DebianSystem.Make);
+            string commandLine = DefaultCommandLine(options.Verbose);
+            return new RunPlan(
+                BootSource.FromFile(files.Kernel),
+                [new BootModule(BootSource.FromFile(files.Initramfs), "initramfs"), new BootModule(BootSource.FromBytes("command", second), "command")],
+                options.Append.Length == 0 ? commandLine : $"{commandLine} {options.Append}",
+                mode,
+                interactive,
+                Encoding.ASCII.GetBytes(mark));
+        }
     }
+
+    /// <summary>The kernel command line of the default system.</summary>
+    internal static string DefaultCommandLine(bool verbose) => verbose ? "console=ttyS0 panic=-1" : "console=ttyS0 quiet panic=-1";
 
     private static DiskNeeds Needs(RunOptions options)
     {

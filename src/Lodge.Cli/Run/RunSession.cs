@@ -3,9 +3,12 @@ using System.Net;
 using System.Net.Sockets;
 using Lodge.Cli.Console;
 using Lodge.Cli.Engines;
+using Lodge.Cli.Templates;
 using Lodge.Engine;
+using Lodge.Engine.State;
 using Lodge.Machine;
 using Lodge.Machine.Debugging;
+using Lodge.Network.Packets;
 
 namespace Lodge.Cli.Run;
 
@@ -16,19 +19,47 @@ internal static class RunSession
     /// <returns>Exit status of the process.</returns>
     public static int Run(RunOptions options)
     {
+        RunTimes.Mark("command line");
         if (options.Image is not null && !options.MemoryGiven)
         {
             options = options with { Memory = ImagePlan.DefaultMemory };
         }
         HostResources.Check(options);
         IEngine engine = EngineChoice.Choose(options.Engine, line => HostFile.Error($"lodge: {line}"));
-        IReadOnlyList<NetworkOption> cards = RunNetworks.WithAddresses(
-            RunNetworks.Choose(options.Networks, options.Publish, options.Capture, options.NetworkRules), options.Name, options.Named);
-        options = options with { Networks = cards, CardAddresses = [.. cards.Select(c => c.Mac.ToString()!)] };
-        RunPlan plan = RunPlan.Create(options);
+        RunTimes.Mark("engine");
+        IReadOnlyList<NetworkOption> cards = RunNetworks.Choose(options.Networks, options.Publish, options.Capture, options.NetworkRules);
         HostResources.Tell(options);
+        RunTimes.Mark("network library");
+        using RunTemplate? template = RunTemplate.Of(options, engine, cards);
+        RunTimes.Mark("template");
+        if (template is not { IsClone: true })
+        {
+            return Run(options, engine, cards, template);
+        }
+        try
+        {
+            return Run(options, engine, cards, template);
+        }
+        catch (SavedStateException)
+        {
+            // Of a machine that this one is not, whatever its key says: it boots instead.
+            template.Discard();
+            return Run(options with { Template = false }, engine, cards, null);
+        }
+    }
+
+    private static int Run(RunOptions options, IEngine engine, IReadOnlyList<NetworkOption> cards, RunTemplate? template)
+    {
+        cards = template is { IsClone: true }
+            ? [.. cards.Zip(template.CardAddresses, (card, address) => card with { Mac = MacAddress.TryParse(address, out MacAddress mac) ? mac : throw new SavedStateException("template has no address for a card") })]
+            : RunNetworks.WithAddresses(cards, options.Name, options.Named);
+        options = options with { Networks = cards, CardAddresses = [.. cards.Select(c => c.Mac.ToString()!)] };
+        bool isClone = template is { IsClone: true };
+        RunPlan plan = RunPlan.Create(options, template);
+        RunTimes.Mark("plan");
         RunEnd end = new();
         RunConsole console = new(plan, options.Verbose, end);
+        RunTimes.Mark("console");
         RunOutcome outcome;
         MachineOutcome? machineOutcome;
         IReadOnlyList<string> trace;
@@ -36,26 +67,50 @@ internal static class RunSession
         {
             using RunDisks disks = RunDisks.Open(plan.SystemDisk, options.Disks, plan.Seed);
             using RunShares shares = RunShares.Open(options.Shares, options.Memory);
+            RunTimes.Mark("disks");
             using RunNetworks networks = RunNetworks.Open(cards, options.Name);
             using RunVsock sockets = RunVsock.Open(options.Vsock, notifies: plan.SystemDisk is not null);
             if (options.Verbose)
             {
                 sockets.SystemUp += time => HostFile.Error(string.Create(CultureInfo.InvariantCulture, $"lodge: the guest's system is up after {time.TotalSeconds:f1} s"));
             }
-            using VirtualMachine machine = RunMachine.Create(engine, options, plan, console.Guest, disks, networks, shares, sockets);
+            RunTimes.Mark("networks");
+            RunOptions machineOptions = template is null ? options : options with { Backing = template.Backing(options.Backing) };
+            using VirtualMachine machine = RunMachine.Create(engine, machineOptions, plan, console.Guest, disks, networks, shares, sockets);
+            RunTimes.Mark("machine");
+            template?.Restore(machine);
+            RunTimes.Mark("restore");
             machine.Completion.ContinueWith(_ => end.Finish(console.CommandStatus ?? ExitStatus.PowerOff, null), TaskScheduler.Default);
             using GdbServer? debugger = options.Gdb is { } address ? Listen(machine, address) : null;
             if (debugger is null)
             {
                 machine.Start();
             }
-            console.Start();
+            RunTimes.Mark("start");
+            console.Start(holds: plan.GuestWaits && !isClone);
+            if (isClone)
+            {
+                console.GiveCommand();
+            }
+            else if (plan.GuestWaits)
+            {
+                console.GuestWaits.ContinueWith(
+                    _ =>
+                    {
+                        template?.Make(machine, cards);
+                        console.GiveCommand();
+                    },
+                    TaskScheduler.Default);
+            }
+            RunTimes.Mark("command given");
             outcome = end.Wait(options.Timeout);
+            RunTimes.Mark("end");
             machine.Stop(); // has no effect on a machine that has ended by itself
             MachineOutcome ended = machine.Completion.Result;
             machineOutcome = ended.Kind == MachineOutcomeKind.Stopped ? null : ended;
             trace = options.Trace ? Counters(machine) : [];
         }
+        RunTimes.Mark("disposed");
         // The console is written out and the terminal restored: now the lines of our own.
         foreach (string line in trace)
         {

@@ -102,19 +102,23 @@ public sealed unsafe partial class GuestMemory
     /// must stand still.
     /// </summary>
     /// <param name="file">An empty file, open for writing.</param>
+    /// <returns>Bytes that are not in holes.</returns>
     /// <exception cref="IOException">It cannot be written.</exception>
-    public void CopyTo(SafeFileHandle file)
+    public long CopyTo(SafeFileHandle file)
     {
+        long written = 0;
         RandomAccess.SetLength(file, (long)Size);
         FinishLoading();
         foreach (BackingRange range in FindData(Environment.ProcessId))
         {
-            CopyTo(file, range.Start, range.End);
+            written += CopyTo(file, range.Start, range.End);
         }
+        return written;
     }
 
-    private void CopyTo(SafeFileHandle file, ulong start, ulong end)
+    private long CopyTo(SafeFileHandle file, ulong start, ulong end)
     {
+        long written = 0;
         const ulong longest = 1 << 20;
         while (start < end)
         {
@@ -130,7 +134,9 @@ public sealed unsafe partial class GuestMemory
             }
             while (start < end && start - first < longest && !IsZero(start));
             RandomAccess.Write(file, new ReadOnlySpan<byte>(_base + first, (int)(start - first)), (long)first);
+            written += (long)(start - first);
         }
+        return written;
     }
 
     private bool IsZero(ulong offset) => !new ReadOnlySpan<byte>(_base + offset, PageSize).ContainsAnyExcept((byte)0);
