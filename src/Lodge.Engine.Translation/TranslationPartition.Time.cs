@@ -14,6 +14,7 @@ internal sealed partial class TranslationPartition
     private readonly Lock _timeGate = new();
     private TimeReference? _timeReference;
     private ulong? _powerOnTimestamp;
+    private bool _clockRuns;
 
     /// <summary>Frequency of the guest's TSC, which is the host's, in Hz.</summary>
     internal long TimestampFrequency => s_timestampFrequency.Value;
@@ -57,7 +58,7 @@ internal sealed partial class TranslationPartition
     internal long WallClockAtZero() => ((DateTime.UtcNow - DateTime.UnixEpoch).Ticks * 100) - Options.Clock.Now;
 
     /// <summary>
-    /// Call when the machine's clock has been started again, before any processor runs: time stamp counters go on from where they were when it stopped,
+    /// The machine's clock has been started again, and no processor runs yet: time stamp counters go on from where they were when it stopped,
     /// and the guest's paravirtual clocks are rewritten.
     /// </summary>
     internal void ResynchronizeTime()
@@ -77,6 +78,25 @@ internal sealed partial class TranslationPartition
         foreach (Vcpu vcpu in Vcpus)
         {
             vcpu.ShiftTimestamp(stood);
+        }
+    }
+
+    /// <summary>The machine starts its clock before it lets its processors run, and stops it after they have stopped.</summary>
+    private void ClockChanged()
+    {
+        bool runs = Options.Clock.Running, begins;
+        lock (_timeGate)
+        {
+            begins = runs && !_clockRuns;
+            if (!runs && _clockRuns)
+            {
+                _timeReference = ReadTime(); // counters go on from what the guest saw last, not from what was measured long ago
+            }
+            _clockRuns = runs;
+        }
+        if (begins)
+        {
+            ResynchronizeTime();
         }
     }
 

@@ -77,6 +77,8 @@ internal sealed unsafe partial class TranslationPartition : Partition
             _processors[i] = new TranslatedProcessor(vcpu, i);
         }
         Reset();
+        _clockRuns = options.Clock.Running;
+        options.Clock.Changed += ClockChanged;
     }
 
     /// <inheritdoc/>
@@ -103,6 +105,7 @@ internal sealed unsafe partial class TranslationPartition : Partition
     /// <inheritdoc/>
     public override void Dispose()
     {
+        Options.Clock.Changed -= ClockChanged;
         Timers.Dispose();
         foreach (Vcpu vcpu in Vcpus)
         {
