@@ -81,11 +81,14 @@ public sealed unsafe partial class EventListener : IDisposable
 
     internal void Remove(EventSource source)
     {
-        if (_sources.TryRemove(source.Key, out _) && source.Descriptor >= 0)
+        lock (_gate)
         {
-            EpollEvent ignored;
-            _ = epoll_ctl(_poll, ControlDelete, source.Descriptor, &ignored);
-            _ = close(source.Descriptor);
+            if (_sources.TryRemove(source.Key, out _) && source.Descriptor >= 0)
+            {
+                EpollEvent ignored;
+                _ = epoll_ctl(_poll, ControlDelete, source.Descriptor, &ignored);
+                _ = close(source.Descriptor);
+            }
         }
     }
 
@@ -107,12 +110,16 @@ public sealed unsafe partial class EventListener : IDisposable
                 {
                     return;
                 }
-                if (_sources.TryGetValue(events[i].Key, out EventSource? source))
+                EventSource? source;
+                lock (_gate) // its descriptor is not closed, and perhaps another's, meanwhile
                 {
-                    ulong signals;
-                    _ = read(source.Descriptor, &signals, sizeof(ulong));
-                    source.Signalled();
+                    if (_sources.TryGetValue(events[i].Key, out source))
+                    {
+                        ulong signals;
+                        _ = read(source.Descriptor, &signals, sizeof(ulong));
+                    }
                 }
+                source?.Signalled();
             }
         }
     }

@@ -12,6 +12,7 @@ using Lodge.Machine.Devices.Misc.FirmwareConfiguration;
 using Lodge.Machine.Devices.Misc.GenerationId;
 using Lodge.Machine.Devices.Misc.Pvpanic;
 using Lodge.Machine.Devices.Power.AcpiPowerManagement;
+using Lodge.Machine.Devices.Power.HotPlug;
 using Lodge.Machine.Devices.Serial.Uart16550;
 using Lodge.Machine.Devices.Timers.Hpet;
 using Lodge.Machine.Devices.Timers.Pit8254;
@@ -24,7 +25,8 @@ namespace Lodge.Machine;
 public sealed class Chipset
 {
     private const ushort PciPortsBase = 0x1000; // BARs lie above all fixed ports
-    private readonly List<IDevice> _devices = [];
+    private readonly AcpiConfiguration _acpi;
+    private IReadOnlyList<IDevice> _devices = [];   // replaced as a whole: devices come and go while others look
     private readonly HashSet<string> _names = new(StringComparer.Ordinal);
     private readonly List<Uart16550Configuration> _serialPorts = [];
 
@@ -50,6 +52,17 @@ public sealed class Chipset
         Add(PowerManagement);
         Generation = new GenerationId(memory, configuration.Generation, () => PowerManagement.RaiseEvent(EventMap.GenerationId));
         Add(Generation);
+        PciHotPlug = new HotPlugController(
+            new HotPlugConfiguration("pci-hotplug", PortMap.PciHotPlug, 32, 1, IsaBridge.Device - 1), () => PowerManagement.RaiseEvent(EventMap.PciHotPlug));
+        Add(PciHotPlug);
+        ProcessorHotPlug = new HotPlugController(
+            new HotPlugConfiguration("cpu-hotplug", PortMap.ProcessorHotPlug, 256, 1, configuration.MaximumProcessorCount - 1),
+            () => PowerManagement.RaiseEvent(EventMap.ProcessorHotPlug));
+        Add(ProcessorHotPlug);
+        for (int i = 0; i < configuration.ProcessorCount; i++)
+        {
+            ProcessorHotPlug.Fill(i);
+        }
         Rtc.AlarmRaised = PowerManagement.SignalAlarm;
         Keyboard = new Keyboard8042(Lines.CreateIsaSource(InterruptMap.Keyboard), Lines.CreateIsaSource(InterruptMap.Mouse), control);
         Add(Keyboard);
@@ -71,7 +84,7 @@ public sealed class Chipset
                 Add(new Uart16550(serial, backend, Lines.CreateIsaSource(serial.Interrupt), timers));
             }
         }
-        var contents = FirmwareConfigurationContents.ForMachine(memory, configuration.ProcessorCount);
+        var contents = FirmwareConfigurationContents.ForMachine(memory, configuration.ProcessorCount, configuration.MaximumProcessorCount);
         configuration.AddFirmwareConfiguration?.Invoke(contents);
         Add(new FirmwareConfiguration(contents, memory));
 
@@ -93,11 +106,13 @@ public sealed class Chipset
         foreach (PciFunction function in Pci.Functions)
         {
             Add(function);
+            PciHotPlug.Fix(function.Address.Device);
         }
         Pci.AssignResources();
-        Acpi = new AcpiConfiguration
+        _acpi = new AcpiConfiguration
         {
             ProcessorCount = configuration.ProcessorCount,
+            MaximumProcessorCount = configuration.MaximumProcessorCount,
             SerialPorts = _serialPorts,
             HighWindowBase = highBase,
             HighWindowLength = highLength,
@@ -134,13 +149,19 @@ public sealed class Chipset
     /// <summary>All devices in the order in which they start; interrupt controllers first.</summary>
     public IReadOnlyList<IDevice> Devices => _devices;
 
+    /// <summary>Tells the guest of PCI functions that come and go.</summary>
+    internal HotPlugController PciHotPlug { get; }
+
+    /// <summary>Tells the guest of processors that come and go.</summary>
+    internal HotPlugController ProcessorHotPlug { get; }
+
     internal ProcessorInterrupts Processors { get; } = new();
 
     internal Pic8259 Pic { get; }
 
     internal IoApic IoApic { get; }
 
-    internal AcpiConfiguration Acpi { get; }
+    internal AcpiConfiguration Acpi => _acpi with { PresentProcessors = ProcessorHotPlug.PresentPlaces.ToHashSet(), HotPlugSlots = PciHotPlug.RemovablePlaces };
 
     /// <summary>Adds a device that is not a PCI function and maps what it claims.</summary>
     /// <exception cref="ArgumentException">Its name is taken, or a claim overlaps another device's.</exception>
@@ -151,7 +172,42 @@ public sealed class Chipset
             throw new ArgumentException($"the machine already has a device '{device.Name}'");
         }
         Bus.Attach(device);
-        _devices.Add(device);
+        _devices = [.. _devices, device];
+    }
+
+    /// <summary>Adds a PCI function while the machine is in use: addresses and, if wanted, decoding as firmware would set them; the guest sees it when all is ready.</summary>
+    /// <exception cref="ArgumentException">Its name is taken.</exception>
+    /// <exception cref="InvalidOperationException">The slot is taken, or there is no address for a BAR.</exception>
+    internal void Plug(PciFunction function, int slot, bool decode, bool start)
+    {
+        if (_names.Contains(function.Name))
+        {
+            throw new ArgumentException($"the machine already has a device '{function.Name}'");
+        }
+        Pci.Add(function, slot, visible: false);
+        try
+        {
+            Pci.AssignResources(function, decode);
+            Add(function);
+            if (start)
+            {
+                function.Start();
+            }
+        }
+        catch
+        {
+            Pci.Remove(function);
+            Forget(function);
+            throw;
+        }
+        Pci.Show(function);
+    }
+
+    /// <summary>Takes a PCI function that was removed from the bus from the devices.</summary>
+    internal void Forget(PciFunction function)
+    {
+        _names.Remove(function.Name);
+        _devices = [.. _devices.Where(device => device != function)];
     }
 
     /// <summary>The PCI window above RAM, as far as the processor's physical addresses go.</summary>

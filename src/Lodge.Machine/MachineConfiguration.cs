@@ -17,10 +17,20 @@ public sealed record MachineConfiguration
     /// <summary>Processors, 1 to 255.</summary>
     public int ProcessorCount { get; init; } = 1;
 
+    /// <summary>
+    /// Most processors that the machine can have while it runs, up to 255 (see <see cref="VirtualMachine.SetProcessorCount"/>); at least
+    /// <see cref="ProcessorCount"/>. <see cref="Model"/> must be made for as many. One that is not plugged in costs its state, no time.
+    /// </summary>
+    public int MaximumProcessorCount
+    {
+        get => Math.Max(field, ProcessorCount);
+        init;
+    }
+
     /// <summary>CPUs of the host to which the processors' threads are bound: the first for processor 0 and so on, beginning again when there are fewer. Empty: not bound.</summary>
     public IReadOnlyList<int> Pinning { get; init; } = [];
 
-    /// <summary>The processor that the guest sees.</summary>
+    /// <summary>The processor that the guest sees, in a machine of <see cref="MaximumProcessorCount"/>.</summary>
     public required CpuModel Model { get; init; }
 
     /// <summary>What the processors shall have besides their model.</summary>

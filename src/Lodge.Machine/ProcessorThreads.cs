@@ -12,7 +12,9 @@ internal sealed class ProcessorThreads : IDisposable
     private readonly IReadOnlyList<VirtualProcessor> _processors;
     private readonly IReadOnlyList<int> _pinning;
     private readonly Action<VirtualProcessor, ProcessorExit, string?> _exited;
-    private Thread[] _threads = [];
+    private readonly Lock _startGate = new();
+    private readonly Thread?[] _threads;
+    private readonly bool[] _absent;
     private bool _permitted;
     private IReadOnlyCollection<VirtualProcessor>? _chosen;
     private bool _ending;
@@ -30,10 +32,35 @@ internal sealed class ProcessorThreads : IDisposable
         _processors = processors;
         _pinning = pinning;
         _exited = exited;
+        _threads = new Thread?[processors.Count];
+        _absent = new bool[processors.Count];
     }
 
     /// <summary>Whether the caller is one of the threads.</summary>
     public bool IsCurrent => Array.IndexOf(_threads, Thread.CurrentThread) >= 0;
+
+    /// <summary>
+    /// Lets a processor take part, or keeps it out: one that is absent is not entered, whatever the guest sends it, and has no thread before it was present
+    /// once. All are present at first. Returns at once; any thread, a processor's own among them when it becomes absent.
+    /// </summary>
+    public void SetPresent(int processor, bool present)
+    {
+        bool start;
+        lock (_gate)
+        {
+            _absent[processor] = !present;
+            start = present && _permitted;
+            Monitor.PulseAll(_gate);
+        }
+        if (!present)
+        {
+            _processors[processor].Stop();
+        }
+        else if (start)
+        {
+            StartThreads();
+        }
+    }
 
     /// <summary>Lets the processors run, or only some of them.</summary>
     public void Permit(IReadOnlyCollection<VirtualProcessor>? chosen = null)
@@ -44,20 +71,7 @@ internal sealed class ProcessorThreads : IDisposable
             _chosen = chosen;
             Monitor.PulseAll(_gate);
         }
-        if (_threads.Length == 0)
-        {
-            _threads = new Thread[_processors.Count];
-            for (int i = 0; i < _threads.Length; i++)
-            {
-                VirtualProcessor processor = _processors[i];
-                int? cpu = _pinning.Count == 0 ? null : _pinning[i % _pinning.Count];
-                _threads[i] = new Thread(() => Loop(processor, cpu)) { IsBackground = true, Name = $"vcpu{i}" };
-            }
-            foreach (Thread thread in _threads)
-            {
-                thread.Start();
-            }
-        }
+        StartThreads();
     }
 
     /// <summary>Makes every processor leave the guest soon. Returns at once; any thread, a processor's own among them.</summary>
@@ -95,20 +109,42 @@ internal sealed class ProcessorThreads : IDisposable
             Monitor.PulseAll(_gate);
         }
         Interrupt();
-        foreach (Thread thread in _threads)
+        foreach (Thread? thread in _threads)
         {
-            thread.Join();
+            thread?.Join();
         }
     }
 
-    private void Loop(VirtualProcessor processor, int? cpu)
+    private void StartThreads()
     {
+        lock (_startGate)
+        {
+            for (int i = 0; i < _threads.Length; i++)
+            {
+                lock (_gate)
+                {
+                    if (_threads[i] is not null || _absent[i] || _ending)
+                    {
+                        continue;
+                    }
+                }
+                int number = i;
+                int? cpu = _pinning.Count == 0 ? null : _pinning[i % _pinning.Count];
+                _threads[i] = new Thread(() => Loop(number, cpu)) { IsBackground = true, Name = $"vcpu{i}" };
+                _threads[i]!.Start();
+            }
+        }
+    }
+
+    private void Loop(int index, int? cpu)
+    {
+        VirtualProcessor processor = _processors[index];
         string? unbound = cpu is { } number ? HostProcessors.BindThread(number) : null;
         while (true)
         {
             lock (_gate)
             {
-                while ((!_permitted || _chosen?.Contains(processor) == false) && !_ending)
+                while ((!_permitted || _absent[index] || _chosen?.Contains(processor) == false) && !_ending)
                 {
                     Monitor.Wait(_gate);
                 }

@@ -36,7 +36,7 @@ public enum MachineRunState
 /// last the request lock and <see cref="ProcessorThreads"/>' gate. A processor's thread never takes the lifecycle lock; whoever holds it may
 /// therefore wait for the processors.</para>
 /// </remarks>
-public sealed class VirtualMachine : IDebugTarget, IDisposable
+public sealed partial class VirtualMachine : IDebugTarget, IDisposable
 {
     private const int MaximumOemStrings = 8192;
 
@@ -50,6 +50,7 @@ public sealed class VirtualMachine : IDebugTarget, IDisposable
     private MachineOutcome? _request;
     private readonly List<VirtualProcessor> _debugStops = [];
     private bool _awaitsState;
+    private bool _poweredOn;    // and not made with another machine's memory, which holds its own tables
     private bool _disposing;
     private bool _disposed;
     private volatile MachineRunState _state;
@@ -67,13 +68,17 @@ public sealed class VirtualMachine : IDebugTarget, IDisposable
         {
             throw new ArgumentException($"{configuration.OemStrings.Count} strings for the guest are too many or too long; {MaximumOemStrings} characters are possible", nameof(configuration));
         }
+        if (configuration.MaximumProcessorCount > 255)
+        {
+            throw new ArgumentException($"{configuration.MaximumProcessorCount} processors at most: 255 are possible", nameof(configuration));
+        }
         _configuration = configuration;
         Memory = new GuestMemory(configuration.MemorySize, configuration.Backing);
         Timers = new TimerService(Clock);
         try
         {
             Chipset = new Chipset(configuration, Memory, Timers, new Control(this));
-            Partition = engine.CreatePartition(new PartitionOptions(configuration.ProcessorCount, configuration.Model, Memory, Chipset.Bus, Clock) { Processor = configuration.Processor });
+            Partition = engine.CreatePartition(new PartitionOptions(configuration.MaximumProcessorCount, configuration.Model, Memory, Chipset.Bus, Clock) { Processor = configuration.Processor });
             Chipset.Processors.Connect(Partition, Chipset.Pic, Chipset.IoApic);
             if (Partition.Doorbells is { } doorbells)
             {
@@ -92,6 +97,12 @@ public sealed class VirtualMachine : IDebugTarget, IDisposable
             throw;
         }
         _threads = new ProcessorThreads(Partition.Processors, configuration.Pinning, ProcessorExited);
+        for (int i = configuration.ProcessorCount; i < configuration.MaximumProcessorCount; i++)
+        {
+            _threads.SetPresent(i, false);
+        }
+        Chipset.PciHotPlug.Ejected = SlotEjected;
+        Chipset.ProcessorHotPlug.Ejected = ProcessorEjected;
         _thread = new Thread(ServeRequests) { IsBackground = true, Name = "machine" };
         _thread.Start();
     }
@@ -297,6 +308,7 @@ public sealed class VirtualMachine : IDebugTarget, IDisposable
             {
                 Partition.Processors[i].SetState(saved.Processors[i]);
             }
+            TakePlugged();
             _awaitsState = false;
         }
     }
@@ -387,9 +399,9 @@ public sealed class VirtualMachine : IDebugTarget, IDisposable
     /// <summary>Tables and guest into memory, memory types set on all processors, processor 0 at its entry.</summary>
     private void PowerOn()
     {
-        AcpiTables.Write(Memory, Chipset.Acpi);
+        _poweredOn = true;
+        WriteTables();
         Chipset.Generation.WriteMemory();
-        ManagementTables.Write(Memory, _configuration.ProcessorCount, _configuration.OemStrings);
         foreach (VirtualProcessor processor in Partition.Processors)
         {
             ProcessorState state = processor.GetState();
@@ -400,6 +412,12 @@ public sealed class VirtualMachine : IDebugTarget, IDisposable
             }
             processor.SetState(state);
         }
+    }
+
+    private void WriteTables()
+    {
+        AcpiTables.Write(Memory, Chipset.Acpi);
+        ManagementTables.Write(Memory, ProcessorCount, _configuration.OemStrings);
     }
 
     private void Go(IReadOnlyCollection<VirtualProcessor>? processors = null)
@@ -415,6 +433,7 @@ public sealed class VirtualMachine : IDebugTarget, IDisposable
     private void StandStill()
     {
         _threads.Halt();
+        FinishEjections();
         Clock.Stop();
         foreach (IDevice device in Chipset.Devices.Reverse())
         {
@@ -437,6 +456,7 @@ public sealed class VirtualMachine : IDebugTarget, IDisposable
             End(late);
             return;
         }
+        FinishRequests();
         try
         {
             Partition.Reset();
@@ -484,6 +504,7 @@ public sealed class VirtualMachine : IDebugTarget, IDisposable
             }
         }
         _state = MachineRunState.Ended;
+        CancelRequests();
         _completion.TrySetResult(outcome);
     }
 
@@ -550,7 +571,7 @@ public sealed class VirtualMachine : IDebugTarget, IDisposable
         {
             lock (_requestGate)
             {
-                while (_request is null && _debugStops.Count == 0 && !_disposing)
+                while (_request is null && _debugStops.Count == 0 && _ejected.Count == 0 && _detached.Count == 0 && !_disposing)
                 {
                     Monitor.Wait(_requestGate);
                 }
@@ -562,8 +583,10 @@ public sealed class VirtualMachine : IDebugTarget, IDisposable
             IReadOnlyList<VirtualProcessor> stopped;
             lock (_lifecycle)
             {
+                FinishEjections();
                 stopped = Serve();
             }
+            TellDetached();
             if (stopped.Count != 0)
             {
                 DebugStopped?.Invoke(stopped);

@@ -103,7 +103,7 @@ internal sealed class SerialGuest : ICharacterBackend, IDisposable
     /// <summary>Runs a shell command until it succeeds: for what the guest does in its own time.</summary>
     public string Wait(string command)
     {
-        (int status, string output) = Try($"i=0; until {{ {command}; }} >/tmp/wait || [ $i = 600 ]; do i=$((i + 1)); usleep 50000; done; {command}");
+        (int status, string output) = Try($"i=0; until {{ {command}; }} >/tmp/wait 2>&1 || [ $i = 600 ]; do i=$((i + 1)); usleep 50000; done; cat /tmp/wait; [ $i != 600 ]");
         Assert.True(status == 0, $"'{command}' did not come true: {output}\n{Try("dmesg | tail -n 20").Output}");
         return output;
     }

@@ -9,16 +9,16 @@ namespace Lodge.Machine.Tests;
 
 public class AcpiTablesTests
 {
-    private static AcpiConfiguration Configuration(int processors) => new()
+    private static AcpiConfiguration Configuration(int processors, int maximum = 0) => new()
     {
-        ProcessorCount = processors,
+        ProcessorCount = processors, MaximumProcessorCount = maximum, HotPlugSlots = [.. Enumerable.Range(3, 28)],
         SerialPorts = [Uart16550Configuration.Standard[0], Uart16550Configuration.Standard[3]],
         HighWindowBase = 0x1_4000_0000,
         HighWindowLength = 64UL << 30,
     };
 
-    private static Dictionary<string, byte[]> Tables(int processors) =>
-        AcpiTables.Build(Configuration(processors)).ToDictionary(table => Encoding.ASCII.GetString(table.Bytes, 0, 4), table => table.Bytes);
+    private static Dictionary<string, byte[]> Tables(int processors, int maximum = 0) =>
+        AcpiTables.Build(Configuration(processors, maximum)).ToDictionary(table => Encoding.ASCII.GetString(table.Bytes, 0, 4), table => table.Bytes);
 
     private static byte Sum(ReadOnlySpan<byte> bytes)
     {
@@ -36,7 +36,7 @@ public class AcpiTablesTests
     public void Tables_are_linked_and_sum_to_zero(int processors)
     {
         using var memory = new GuestMemory(32UL << 20);
-        AcpiTables.Write(memory, Configuration(processors));
+        AcpiTables.Write(memory, Configuration(processors, processors));
         byte[] Get(ulong address, int length)
         {
             byte[] bytes = new byte[length];
@@ -94,6 +94,22 @@ public class AcpiTablesTests
     }
 
     [Fact]
+    public void Processors_that_can_come_are_online_capable()
+    {
+        byte[] madt = AcpiTables.Build(Configuration(2, 4) with { PresentProcessors = new HashSet<int> { 0, 2 } })
+            .Single(table => Encoding.ASCII.GetString(table.Bytes, 0, 4) == "APIC").Bytes;
+        var flags = new List<(int Id, uint Flags)>();
+        for (int at = 44; at < madt.Length; at += madt[at + 1])
+        {
+            if (madt[at] == 0)
+            {
+                flags.Add((madt[at + 3], BitConverter.ToUInt32(madt, at + 4)));
+            }
+        }
+        Assert.Equal([(0, 1u), (1, 2u), (2, 1u), (3, 2u)], flags);
+    }
+
+    [Fact]
     public void Package_lengths_are_encoded_at_every_size()
     {
         Assert.Equal([0x10, 0x06, 0x5C, (byte)'_', (byte)'S', (byte)'B', (byte)'_'], Aml.Scope("\\_SB"));
@@ -104,8 +120,10 @@ public class AcpiTablesTests
         Assert.Equal([0x0C, 0x41, 0xD0, 0x0A, 0x08], Aml.EisaId("PNP0A08"));
     }
 
-    [Fact]
-    public void Disassembled_tables_compile_again_without_a_remark()
+    [Theory]
+    [InlineData(1)]
+    [InlineData(6)]
+    public void Disassembled_tables_compile_again_without_a_remark(int maximum)
     {
         string? iasl = Environment.GetEnvironmentVariable("PATH")?.Split(':').Select(folder => Path.Combine(folder, "iasl")).FirstOrDefault(File.Exists);
         if (iasl is null)
@@ -115,7 +133,7 @@ public class AcpiTablesTests
         string folder = Directory.CreateTempSubdirectory("lodge-acpi-").FullName;
         try
         {
-            foreach ((string signature, byte[] table) in Tables(4))
+            foreach ((string signature, byte[] table) in Tables(4, maximum))
             {
                 if (signature == "RSD ")
                 {

@@ -16,7 +16,9 @@ internal sealed unsafe partial class Vcpu
 
     private static Vcpu[] _byIndex = [];
     private static readonly Lock RegistryGate = new();
+    private const int MaximumInvalidations = 4096;
     private readonly ConcurrentQueue<ulong> _invalidations = new();
+    private volatile bool _invalidateAll;
     private int _registration;
 
     /// <summary>Counters for <c>--trace</c>.</summary>
@@ -195,6 +197,11 @@ internal sealed unsafe partial class Vcpu
         {
             Blocks.InvalidatePage(page);
         }
+        if (_invalidateAll)
+        {
+            _invalidateAll = false;
+            Blocks.Flush();
+        }
     }
 
     /// <summary>Waits for an interrupt. Entered and left with nothing lost: whoever makes something pending sets ExitRequest first, then wakes the waiter.</summary>
@@ -239,7 +246,14 @@ internal sealed unsafe partial class Vcpu
         }
         else
         {
-            _invalidations.Enqueue(page);
+            if (_invalidations.Count < MaximumInvalidations)
+            {
+                _invalidations.Enqueue(page);
+            }
+            else
+            {
+                _invalidateAll = true; // a processor that nobody runs takes none
+            }
             Kick();
         }
     }

@@ -8,6 +8,15 @@ public sealed record AcpiConfiguration
     /// <summary>Processors; processor n has APIC ID n.</summary>
     public required int ProcessorCount { get; init; }
 
+    /// <summary>Processors that there may be in the end, up to 255; above 1 they can be plugged and ejected.</summary>
+    public int MaximumProcessorCount { get; init; }
+
+    /// <summary>Numbers of the processors that are there; null: the first <see cref="ProcessorCount"/>.</summary>
+    public IReadOnlySet<int>? PresentProcessors { get; init; }
+
+    /// <summary>PCI slots whose functions can be plugged and ejected.</summary>
+    public IReadOnlyList<int> HotPlugSlots { get; init; } = [];
+
     /// <summary>Serial ports present.</summary>
     public IReadOnlyList<Uart16550Configuration> SerialPorts { get; init; } = [];
 

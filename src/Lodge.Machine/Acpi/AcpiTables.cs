@@ -35,7 +35,7 @@ public static class AcpiTables
         ulong[] entries =
         [
             Place(FixedDescription((uint)facs, dsdt), TableAlignment),
-            Place(MultipleApic(configuration.ProcessorCount), TableAlignment),
+            Place(MultipleApic(configuration), TableAlignment),
             Place(MemoryMappedConfiguration(), TableAlignment),
             Place(Hpet(configuration.HpetIdentity), TableAlignment),
         ];
@@ -120,22 +120,24 @@ public static class AcpiTables
     }
 
     /// <summary>MADT (5.2.12).</summary>
-    private static byte[] MultipleApic(int processors)
+    private static byte[] MultipleApic(AcpiConfiguration configuration)
     {
         const int MaximumApicId = 254;
-        const uint PcatCompatible = 1, Enabled = 1;
+        const uint PcatCompatible = 1, Enabled = 1, OnlineCapable = 2;
         const int LevelActiveHigh = 0x000D;
         var table = new AcpiTable("APIC", 5);
         table.UInt32((uint)MemoryMap.LocalApicBase).UInt32(PcatCompatible);
+        int processors = Math.Max(configuration.ProcessorCount, configuration.MaximumProcessorCount);
         for (int i = 0; i < processors; i++)
         {
+            uint flags = configuration.PresentProcessors?.Contains(i) ?? (i < configuration.ProcessorCount) ? Enabled : OnlineCapable;
             if (i <= MaximumApicId)
             {
-                table.UInt8(0).UInt8(8).UInt8(i).UInt8(i).UInt32(Enabled); // processor local APIC
+                table.UInt8(0).UInt8(8).UInt8(i).UInt8(i).UInt32(flags); // processor local APIC
             }
             else
             {
-                table.UInt8(9).UInt8(16).UInt16(0).UInt32((uint)i).UInt32(Enabled).UInt32((uint)i); // processor local x2APIC
+                table.UInt8(9).UInt8(16).UInt16(0).UInt32((uint)i).UInt32(flags).UInt32((uint)i); // processor local x2APIC
             }
         }
         table.UInt8(1).UInt8(12).UInt8(0).UInt8(0).UInt32((uint)MemoryMap.IoApicBase).UInt32(0); // I/O APIC with GSIs from 0

@@ -14,8 +14,8 @@ internal static class DifferentiatedTable
     public static byte[] Build(AcpiConfiguration configuration)
     {
         var table = new AcpiTable("DSDT", 2);
-        table.Bytes(Aml.Scope("\\_SB", [PciRoot(configuration), Hpet(), Platform(), Generation(), .. Processors(configuration.ProcessorCount)]));
-        table.Bytes(Aml.Scope("\\_GPE", Event(EventMap.GenerationId, Aml.Notify("\\_SB.VGEN", 0x80))));
+        table.Bytes(Aml.Scope("\\_SB", [PciRoot(configuration), Hpet(), Platform(), Generation(), .. Processors(configuration)]));
+        table.Bytes(Aml.Scope("\\_GPE", Events(configuration)));
         byte[] off = Aml.Integer(AcpiPowerManagement.SoftOffSleepType);
         table.Bytes(Aml.Name("\\_S5", Aml.Package(off, off, Aml.Integer(0), Aml.Integer(0))));
         return table.ToArray();
@@ -35,6 +35,7 @@ internal static class DifferentiatedTable
             windows.HighMemoryWindow(configuration.HighWindowBase, configuration.HighWindowLength);
         }
         return Aml.Device("PCI0",
+        [
             Aml.Name("_HID", Aml.EisaId("PNP0A08")),
             Aml.Name("_CID", Aml.EisaId("PNP0A03")),
             Aml.Name("_UID", Aml.Integer(0)),
@@ -43,7 +44,9 @@ internal static class DifferentiatedTable
             Aml.Name("_CRS", windows.ToBuffer()),
             Aml.Name("_PRT", Aml.Package(InterruptRouting())),
             Capabilities(),
-            Aml.Device("ISA", [Aml.Name("_ADR", Aml.Integer(IsaBridgeAddress)), .. IsaDevices(configuration)]));
+            .. HotPlugTerms.Slots(configuration.HotPlugSlots),
+            Aml.Device("ISA", [Aml.Name("_ADR", Aml.Integer(IsaBridgeAddress)), .. IsaDevices(configuration)]),
+        ]);
     }
 
     /// <summary>Pin p (0 INTA) of device d is hard-wired to one of four I/O APIC inputs, rotating with the device.</summary>
@@ -113,6 +116,8 @@ internal static class DifferentiatedTable
             .Memory(MemoryMap.EcamBase, MemoryMap.EcamLength)
             .Io(PortMap.SystemControlA, 1)
             .Io(PortMap.SmiCommand, 2)
+            .Io(PortMap.PciHotPlug, HotPlugTerms.SlotPorts)
+            .Io(PortMap.ProcessorHotPlug, HotPlugTerms.ProcessorPorts)
             .ToBuffer()));
 
     /// <summary>Microsoft, "Virtual Machine Generation ID": ADDR gives the low and the high half of the identifier's address, notification 0x80 tells of a change.</summary>
@@ -122,18 +127,29 @@ internal static class DifferentiatedTable
         Aml.Name("_DDN", Aml.Text("VM_Gen_Counter")),
         Aml.Name("ADDR", Aml.Package(Aml.Integer(MemoryMap.GenerationId & uint.MaxValue), Aml.Integer(MemoryMap.GenerationId >> 32))));
 
-    /// <summary>What is done about an edge of a general-purpose event.</summary>
-    private static byte[] Event(int number, params IReadOnlyCollection<byte[]> terms) =>
-        Aml.Method("_E" + number.ToString("X2", CultureInfo.InvariantCulture), 0, terms);
-
-    private static IEnumerable<byte[]> Processors(int count)
+    /// <summary>What is done about the edges of general-purpose events.</summary>
+    private static List<byte[]> Events(AcpiConfiguration configuration)
     {
-        for (int i = 0; i < count; i++)
+        List<byte[]> events = [Event(EventMap.PciHotPlug, Aml.Path("\\_SB.PCI0." + HotPlugTerms.Scan))];
+        if (configuration.MaximumProcessorCount > 1)
         {
-            yield return Aml.Device("C" + i.ToString("X3", CultureInfo.InvariantCulture),
-                Aml.Name("_HID", Aml.Text("ACPI0007")),
-                Aml.Name("_UID", Aml.Integer((ulong)i)));
+            events.Add(Event(EventMap.ProcessorHotPlug, Aml.Path("\\_SB." + HotPlugTerms.Scan)));
         }
+        events.Add(Event(EventMap.GenerationId, Aml.Notify("\\_SB.VGEN", 0x80)));
+        return events;
+
+        static byte[] Event(int number, byte[] term) => Aml.Method("_E" + number.ToString("X2", CultureInfo.InvariantCulture), 0, term);
+    }
+
+    private static IEnumerable<byte[]> Processors(AcpiConfiguration configuration)
+    {
+        if (configuration.MaximumProcessorCount > 1)
+        {
+            return HotPlugTerms.Processors(configuration.MaximumProcessorCount);
+        }
+        return Enumerable.Range(0, configuration.ProcessorCount).Select(static i => Aml.Device("C" + i.ToString("X3", CultureInfo.InvariantCulture),
+            Aml.Name("_HID", Aml.Text("ACPI0007")),
+            Aml.Name("_UID", Aml.Integer((ulong)i))));
     }
 
     private static byte[] Pnp(string name, string id, ResourceTemplate resources) =>

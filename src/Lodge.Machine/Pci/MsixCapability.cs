@@ -105,6 +105,8 @@ public sealed class MsixCapability : IIoHandler
 
     internal void Connect(IMessageInterruptTarget target) => _target = target;
 
+    internal void Disconnect() => _target = null;
+
     internal void ControlWritten(PciConfigurationSpace space, bool busMaster)
     {
         ushort control = space.UInt16(_capability + ControlOffset);

@@ -34,7 +34,8 @@ public sealed class PciBus : IDevice
     private const uint EnableBit = 0x8000_0000;
     private readonly Lock _gate = new();
     private readonly PciBusConfiguration _configuration;
-    private readonly PciFunction?[] _functions = new PciFunction?[256];     // by device and function; replaced entry by entry, read without lock
+    private readonly PciFunction?[] _functions = new PciFunction?[256];     // by device and function; under the lock
+    private readonly PciFunction?[] _visible = new PciFunction?[256];       // those that the guest reaches; replaced entry by entry, read without lock
     private readonly SharedInterruptLine[] _lines;
     private readonly PciResourceAllocator _allocator;
     private uint _address;      // CONFIG_ADDRESS
@@ -64,7 +65,16 @@ public sealed class PciBus : IDevice
     public IIoHandler? ResetControl { get; set; }
 
     /// <summary>The functions present.</summary>
-    public IReadOnlyList<PciFunction> Functions => [.. _functions.OfType<PciFunction>()];
+    public IReadOnlyList<PciFunction> Functions
+    {
+        get
+        {
+            lock (_gate)
+            {
+                return [.. _functions.OfType<PciFunction>()];
+            }
+        }
+    }
 
     /// <summary>Where functions attach doorbells; null when the engine has none. Set before the machine first starts.</summary>
     public Virtio.Transport.MachineDoorbells? Doorbells { get; set; }
@@ -75,8 +85,12 @@ public sealed class PciBus : IDevice
     public static int InterruptIndex(int device, int pin, int lines = 4) => (device + pin - 1) % lines;
 
     /// <summary>Adds a function at a device number (or at the first free one from 1 up) and, for function numbers above 0, to an existing device.</summary>
+    /// <param name="function">The function.</param>
+    /// <param name="device">Device number.</param>
+    /// <param name="number">Function number.</param>
+    /// <param name="visible">Whether the guest reaches it at once, and not only after <see cref="Show"/>.</param>
     /// <exception cref="InvalidOperationException">The place is taken, or the bus is full.</exception>
-    public PciAddress Add(PciFunction function, int? device = null, int number = 0)
+    public PciAddress Add(PciFunction function, int? device = null, int number = 0, bool visible = true)
     {
         lock (_gate)
         {
@@ -94,7 +108,11 @@ public sealed class PciBus : IDevice
                 line = _lines[index].Input();
             }
             function.Attach(this, address, line, (byte)(_configuration.FirstInterrupt + index));
-            Volatile.Write(ref _functions[address.DeviceFunction], function);
+            _functions[address.DeviceFunction] = function;
+            if (visible)
+            {
+                Volatile.Write(ref _visible[address.DeviceFunction], function);
+            }
             if (number != 0)
             {
                 _functions[at << 3]?.SetMultifunction();
@@ -103,17 +121,33 @@ public sealed class PciBus : IDevice
         }
     }
 
-    /// <summary>Removes a stopped function.</summary>
-    public void Remove(PciFunction function)
+    /// <summary>Lets the guest reach a function that was added out of its sight.</summary>
+    public void Show(PciFunction function)
     {
         lock (_gate)
         {
             if (_functions[function.Address.DeviceFunction] == function)
             {
-                Volatile.Write(ref _functions[function.Address.DeviceFunction], null);
-                function.Detach();
-                _allocator.Release(function);
+                Volatile.Write(ref _visible[function.Address.DeviceFunction], function);
             }
+        }
+    }
+
+    /// <summary>Takes a function out of the guest's reach, whatever it does; it can be stopped after that. Any thread.</summary>
+    /// <returns>False when it was not on the bus any more.</returns>
+    public bool Remove(PciFunction function)
+    {
+        lock (_gate)
+        {
+            if (_functions[function.Address.DeviceFunction] != function)
+            {
+                return false;
+            }
+            _functions[function.Address.DeviceFunction] = null;
+            Volatile.Write(ref _visible[function.Address.DeviceFunction], null);
+            function.Detach();
+            _allocator.Release(function);
+            return true;
         }
     }
 
@@ -129,6 +163,10 @@ public sealed class PciBus : IDevice
             }
         }
     }
+
+    /// <summary>Gives one function addresses for its BARs, which it decodes only if wanted.</summary>
+    /// <exception cref="InvalidOperationException">A window is too small.</exception>
+    public void AssignResources(PciFunction function, bool decode) => function.AssignBars(_allocator.Assign(function), decode);
 
     /// <inheritdoc/>
     public void Start()
@@ -194,7 +232,7 @@ public sealed class PciBus : IDevice
 
     private void ReadFunction(uint bus, uint deviceFunction, int register, Span<byte> data)
     {
-        if (bus == 0 && Volatile.Read(ref _functions[deviceFunction]) is { } function)
+        if (bus == 0 && Volatile.Read(ref _visible[deviceFunction]) is { } function)
         {
             function.ReadConfiguration(register, data);
         }
@@ -206,7 +244,7 @@ public sealed class PciBus : IDevice
 
     private void WriteFunction(uint bus, uint deviceFunction, int register, ReadOnlySpan<byte> data)
     {
-        if (bus == 0 && Volatile.Read(ref _functions[deviceFunction]) is { } function)
+        if (bus == 0 && Volatile.Read(ref _visible[deviceFunction]) is { } function)
         {
             function.WriteConfiguration(register, data);
         }

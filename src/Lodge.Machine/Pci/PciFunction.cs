@@ -205,13 +205,20 @@ public abstract class PciFunction : IDevice
             {
                 bar.Place(_bus!.Space(bar.Claim.Space), null);
             }
+            Msix?.Disconnect();
             _bus = null;
             _line = null;
         }
+        OnDetached();
     }
 
-    /// <summary>Gives BARs their addresses and enables decoding, as firmware would.</summary>
-    internal void AssignBars(ReadOnlySpan<ulong> addresses)
+    /// <summary>The function was taken from its bus: the guest does not reach it any more.</summary>
+    protected virtual void OnDetached()
+    {
+    }
+
+    /// <summary>Gives BARs their addresses and enables decoding, as firmware would, or leaves it disabled.</summary>
+    internal void AssignBars(ReadOnlySpan<ulong> addresses, bool decode = true)
     {
         lock (_gate)
         {
@@ -221,7 +228,7 @@ public abstract class PciFunction : IDevice
                 _bars[i].Assign(Space, addresses[i]);
                 enable |= _bars[i].Kind == PciBarKind.Io ? PciCommand.IoSpace : PciCommand.MemorySpace;
             }
-            Space.SetBits16(PciRegisters.Command, (ushort)enable, true);
+            Space.SetBits16(PciRegisters.Command, (ushort)enable, decode);
             ConfigurationWritten();
         }
     }

@@ -11,13 +11,14 @@ public sealed record MachineDoorbells(IDoorbells Engine, EventListener Listener)
 /// The doorbells of a device's queues: while the device is driven, a queue notification (virtio 1.2, 4.1.4.4) signals an eventfd and the processor goes on at
 /// once. What has no doorbell reaches the device by the bus, with the same effect.
 /// </summary>
-internal sealed class QueueDoorbells(MachineDoorbells machine, int queues, Action<int> kick)
+internal sealed class QueueDoorbells(MachineDoorbells machine, int queues, Action<int> kick) : IDisposable
 {
     // Any width first: KVM then needs not decode the instruction. Drivers write 16 bits.
     private static readonly int[] s_widths = [0, 2];
     private readonly Lock _gate = new();
     private readonly EventSource?[] _sources = new EventSource?[queues];
     private readonly Doorbell?[] _attached = new Doorbell?[queues];
+    private bool _disposed;
 
     /// <summary>Attaches and detaches doorbells so that exactly the queues have one that want it.</summary>
     /// <param name="notifications">Guest address of the first queue's notification register; null while there is none.</param>
@@ -35,10 +36,24 @@ internal sealed class QueueDoorbells(MachineDoorbells machine, int queues, Actio
                     _attached[i] = null;
                     kick(i); // a signal that nobody has taken yet is not lost
                 }
-                if (address is { } place && _attached[i] is null)
+                if (address is { } place && _attached[i] is null && !_disposed)
                 {
                     Attach(i, place);
                 }
+            }
+        }
+    }
+
+    /// <summary>Detaches all for good.</summary>
+    public void Dispose()
+    {
+        Update(null, static _ => false);
+        lock (_gate)
+        {
+            _disposed = true;
+            foreach (EventSource? source in _sources)
+            {
+                source?.Dispose();
             }
         }
     }

@@ -166,6 +166,9 @@ public sealed class VirtioPciFunction : PciFunction, IVirtioTransport, IIoHandle
     }
 
     /// <inheritdoc/>
+    protected override void OnDetached() => _doorbells?.Dispose();
+
+    /// <inheritdoc/>
     public override void Save(StateWriter writer)
     {
         base.Save(writer);

@@ -12,7 +12,7 @@ public sealed class FirmwareConfigurationContents
     private readonly SortedDictionary<string, ReadOnlyMemory<byte>> _files = new(StringComparer.Ordinal);
 
     /// <summary>The keys that describe a machine: signature, version, memory, processors, memory map.</summary>
-    public static FirmwareConfigurationContents ForMachine(GuestMemory memory, int processorCount)
+    public static FirmwareConfigurationContents ForMachine(GuestMemory memory, int processorCount, int maximumProcessorCount = 0)
     {
         var contents = new FirmwareConfigurationContents();
         contents.Set(FirmwareConfigurationKey.Signature, "QEMU"u8.ToArray());
@@ -21,7 +21,7 @@ public sealed class FirmwareConfigurationContents
         contents.Set64(FirmwareConfigurationKey.RamSize, memory.Size);
         contents.Set16(FirmwareConfigurationKey.NoGraphic, 1);
         contents.Set16(FirmwareConfigurationKey.NumberOfCpus, (ushort)processorCount);
-        contents.Set16(FirmwareConfigurationKey.MaximumCpus, (ushort)processorCount);
+        contents.Set16(FirmwareConfigurationKey.MaximumCpus, (ushort)Math.Max(maximumProcessorCount, processorCount));
         contents.Set16(FirmwareConfigurationKey.BootDevice, 'c');
         contents.Set16(FirmwareConfigurationKey.BootMenu, 0);
         contents.Set64(FirmwareConfigurationKey.Numa, 0);

@@ -18,6 +18,7 @@ public sealed class VirtioBalloon : VirtioDevice
     private BalloonStatistics _statistics = new();
     private DescriptorChain? _statisticsBuffer;     // kept until statistics are wanted; worker only
     private volatile bool _statisticsWanted;
+    private TaskCompletionSource<BalloonStatistics> _answer = NewAnswer();
     private volatile bool _running;
     private uint _target;
     private uint _actual;
@@ -97,6 +98,15 @@ public sealed class VirtioBalloon : VirtioDevice
     {
         _statisticsWanted = true;
         Signal();
+    }
+
+    /// <summary>Asks the guest for statistics and gives its answer. Any thread.</summary>
+    /// <returns>Completes when the guest answers: not before its driver is there and the machine runs, so wait with a limit.</returns>
+    public Task<BalloonStatistics> GetStatisticsAsync(CancellationToken cancellation = default)
+    {
+        Task<BalloonStatistics> answer = Volatile.Read(ref _answer).Task;
+        RequestStatistics();
+        return answer.WaitAsync(cancellation);
     }
 
     /// <inheritdoc/>
@@ -276,6 +286,7 @@ public sealed class VirtioBalloon : VirtioDevice
             };
         }
         Volatile.Write(ref _statistics, result);
+        Interlocked.Exchange(ref _answer, NewAnswer()).TrySetResult(result);
         _statisticsBuffer = chain;
         ArmTimer();
         if (_statisticsWanted)
@@ -284,6 +295,8 @@ public sealed class VirtioBalloon : VirtioDevice
         }
         return true;
     }
+
+    private static TaskCompletionSource<BalloonStatistics> NewAnswer() => new(TaskCreationOptions.RunContinuationsAsynchronously);
 
     private void ArmTimer()
     {
