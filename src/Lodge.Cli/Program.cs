@@ -28,8 +28,9 @@ internal static class Program
             return 0;
         }
         RunTimes.Mark("process started");
-        return arguments is [MachineLauncher.Verb, { } folder, ..]
-            ? MachineProcess.Run(folder)
+        return arguments is [MachineLauncher.Verb, { } folder, .. { } more]
+            ? MachineProcess.Run(folder, more)
+            : arguments is [SandboxProbe.Verb, { } probed, { } other] && SandboxProbe.Enabled ? SandboxProbe.Start(probed, other)
             : Run(arguments, options => RunSession.Run(options));
     }
 

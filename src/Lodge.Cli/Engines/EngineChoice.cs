@@ -20,6 +20,15 @@ internal static class EngineChoice
     /// <exception cref="LodgeException"><c>kvm</c> was asked for and cannot be used.</exception>
     public static IEngine Choose(string name, Action<string> tell) => Choose(name, () => KvmProblem(anew: false, out _), tell);
 
+    /// <summary>Finds out what a process that may not write the cache will ask.</summary>
+    public static void Prepare(string name)
+    {
+        if (name != "translate")
+        {
+            KvmProblem(anew: false, out _);
+        }
+    }
+
     /// <summary>The same with a verdict of KVM's, which is asked for only when it is needed.</summary>
     internal static IEngine Choose(string name, Func<string?> kvmProblem, Action<string> tell)
     {

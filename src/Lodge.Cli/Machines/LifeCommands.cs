@@ -3,6 +3,7 @@ using Lodge.Cli.Console;
 using Lodge.Cli.Run;
 using Lodge.Management;
 using Lodge.Management.Control;
+using Lodge.Management.Limits;
 using Lodge.Management.Machines;
 
 namespace Lodge.Cli.Machines;
@@ -69,9 +70,33 @@ internal static class LifeCommands
     {
         MachineStore.ForUser().Changing(name, machine =>
         {
-            MachineLauncher.Start(machine, [], line => HostFile.Error($"lodge: {name}: {line}"));
+            Launch(machine, [], line => HostFile.Error($"lodge: {name}: {line}"));
             return true;
         });
+    }
+
+    /// <summary>Starts a machine's process in its control group and its sandbox.</summary>
+    /// <exception cref="ManagementException">It runs already or cannot be started.</exception>
+    public static void Launch(MachineFolder machine, IReadOnlyList<string> arguments, Action<string> tell)
+    {
+        if (machine.IsRunning())
+        {
+            throw new ManagementException($"machine '{machine.Name}' runs already");
+        }
+        try
+        {
+            MachineDefinition definition = machine.ReadDefinition(out string? problem) ?? throw new ManagementException($"machine '{machine.Name}' cannot be used: {problem}");
+            RunOptions options = DefinitionOptions.Read(definition, machine);
+            MachineSandbox sandbox = MachineSandbox.Plan(machine, definition, options);
+            ControlGroups groups = ControlGroups.OfHost();
+            MachineGroup.RemoveEnded(groups);
+            MachineGroup? group = MachineGroup.Create(groups, definition.Id, options.Limits);
+            MachineLauncher.Start(machine, [.. sandbox.Arguments, .. arguments], sandbox.Confinement, group, tell);
+        }
+        catch (LodgeException e)
+        {
+            throw new ManagementException($"machine '{machine.Name}' cannot be started: {e.Message}", e);
+        }
     }
 
     /// <summary>Turns a machine off and returns when its process has ended.</summary>

@@ -1,3 +1,4 @@
+using System.Globalization;
 using System.Runtime.InteropServices;
 using Lodge.Cli.Console;
 using Lodge.Cli.Engines;
@@ -6,6 +7,7 @@ using Lodge.Engine;
 using Lodge.Machine;
 using Lodge.Management;
 using Lodge.Management.Control;
+using Lodge.Management.Host;
 using Lodge.Management.Machines;
 using Lodge.Network;
 using Lodge.Storage.Disks;
@@ -32,28 +34,40 @@ internal sealed class MachineProcess
     private bool _terminating;
     private int? _commandStatus;
 
-    private MachineProcess(MachineFolder folder, MachineDefinition definition)
+    private readonly MachineSeal? _seal;
+    private readonly SandboxProbe? _probe;
+
+    private MachineProcess(MachineFolder folder, MachineDefinition definition, MachineSeal? seal, SandboxProbe? probe, SafeFileHandle? journal)
     {
-        (_folder, _definition) = (folder, definition);
-        _journal = new MachineJournal(Path.GetDirectoryName(folder.Path)!);
+        (_folder, _definition, _seal, _probe) = (folder, definition, seal, probe);
+        _journal = new MachineJournal(Path.GetDirectoryName(folder.Path)!, journal);
     }
 
     /// <summary>Runs the machine of a folder to its end.</summary>
     /// <param name="path">The folder.</param>
+    /// <param name="arguments">What <see cref="MachineLauncher"/> and <see cref="MachineSandbox"/> tell it.</param>
     /// <returns>Exit status of the process.</returns>
-    public static int Run(string path)
+    public static int Run(string path, IReadOnlyList<string> arguments)
     {
         using StartReport report = StartReport.Open();
         try
         {
-            MachineFolder folder = new(path);
+            using SafeFileHandle? gate = Handed(arguments, MachineLauncher.GateArgument), journal = Handed(arguments, MachineLauncher.JournalArgument);
+            if (gate is not null && RandomAccess.Read(gate, new byte[1], 0) != 1)
+            {
+                return ExitStatus.CannotStart; // the command that started it has died before it had put it into its control group
+            }
+            // Held open: the user that it becomes need not have a way to it.
+            using SafeFileHandle work = HostOwner.OpenFolder(new MachineFolder(path).Work);
+            MachineFolder folder = new(path) { Work = $"/proc/self/fd/{work.DangerousGetHandle()}" };
+            MachineSeal? seal = MachineSeal.Read(arguments);
             MachineDefinition definition = folder.ReadDefinition(out string? problem) ?? throw new ManagementException($"machine '{folder.Name}' cannot be used: {problem}");
             int status;
             using (SafeFileHandle only = folder.TryRun() ?? throw new ManagementException($"machine '{folder.Name}' runs already"))
             {
-                status = new MachineProcess(folder, definition).Run(report);
+                status = new MachineProcess(folder, definition, seal, SandboxProbe.Read(arguments, folder), journal).Run(report);
             }
-            if (definition.Temporary)
+            if (definition.Temporary && seal is null) // else the next command that lists machines does it
             {
                 Directory.SetCurrentDirectory("/");
                 new MachineStore(Path.GetDirectoryName(path)!).Remove(folder.Name);
@@ -103,7 +117,7 @@ internal sealed class MachineProcess
         IEngine engine = EngineChoice.Choose(options.Engine, line => HostFile.Error($"lodge: {line}"));
         _engine = engine is Engine.Translation.TranslationEngine ? "translate" : "kvm";
         IReadOnlyList<NetworkOption> cards = RunNetworks.WithAddresses(
-            RunNetworks.Choose(options.Networks, options.Publish, options.Capture, options.NetworkRules), options.Name, named: true, _folder.Path);
+            RunNetworks.Choose(options.Networks, options.Publish, options.Capture, options.NetworkRules), options.Name, named: true, _folder.Work);
         options = options with { Networks = cards, CardAddresses = [.. cards.Select(c => c.Mac.ToString()!)] };
         RunPlan plan = RunPlan.Create(options);
         HostResources.Tell(options);
@@ -118,6 +132,13 @@ internal sealed class MachineProcess
         using PosixSignalRegistration termination = PosixSignalRegistration.Create(PosixSignal.SIGTERM, context => Terminate(context, machine));
         MachineControl control = new(this, machine, consoles, networks, options);
         using ControlServer server = new(_folder.ControlSocket, control.Routes);
+        _seal?.Apply(_folder.Work);
+        if (_probe is not null)
+        {
+            _probe.Run();
+            report.Started();
+            return new RunOutcome(ExitStatus.PowerOff, "probed");
+        }
         machine.Start();
         Tell(MachineStates.Running);
         Record("started", null);
@@ -185,6 +206,13 @@ internal sealed class MachineProcess
 
     /// <summary>Adds to the journal.</summary>
     public void Record(string happened, string? detail) => _journal.Add(new MachineEvent(DateTimeOffset.Now, _folder.Name, _definition.Id, happened, string.IsNullOrEmpty(detail) ? null : detail));
+
+    /// <summary>A descriptor that the process was given.</summary>
+    private static SafeFileHandle? Handed(IReadOnlyList<string> arguments, string name) =>
+        arguments.FirstOrDefault(word => word.StartsWith(name, StringComparison.Ordinal)) is { } word
+            && nint.TryParse(word.AsSpan(name.Length), NumberStyles.None, CultureInfo.InvariantCulture, out nint descriptor)
+            ? new SafeFileHandle(descriptor, ownsHandle: true)
+            : null;
 
     private void CommandEnded(int status)
     {

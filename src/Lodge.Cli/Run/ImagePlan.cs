@@ -67,7 +67,7 @@ internal static class ImagePlan
             Encoding.ASCII.GetBytes(mark))
         {
             SystemDisk = new SystemDisk(image, bus, options.Folder ?? (options.Keep ? Path.Combine(HostFolders.Data, "machines", options.Name) : null)),
-            Seed = seeded ? new SeedDisk(CloudInitOption.Seed(options.CloudInit, options.Name, installService: !manifest.HasCommandService, options.CardAddresses), bus) : null,
+            Seed = seeded ? new SeedDisk(CloudInitOption.Seed(options.CloudInit, options.Name, installService: !manifest.HasCommandService, options.CardAddresses), bus, options.WorkFolder) : null,
             AgentCommand = agent ? options.Command.Count != 0 ? options.Command : ["sh"] : null,
             Command = agent || mode == CommandMode.Shell ? null : () => CommandImage.Text(mode, mark, terminal, command, options.Keep, RunShares.Script(options.Shares)),
         };

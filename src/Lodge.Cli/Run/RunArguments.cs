@@ -4,6 +4,7 @@ using System.Net;
 using Lodge.Engine;
 using Lodge.Engine.Memory;
 using Lodge.Engine.Processor;
+using Lodge.Management.Limits;
 using Lodge.Network.Filters;
 using Lodge.Network.User;
 
@@ -25,6 +26,13 @@ internal sealed class RunArguments
     private readonly Option<bool> _mergeable = new("--mergeable") { Description = "Let this host's kernel merge pages of memory that have the same content in several machines (KSM)" };
     private readonly Option<bool> _memoryLock = new("--memory-lock") { Description = "Take all memory of the machine at once and keep it out of swap" };
     private readonly Option<IReadOnlyList<int>> _pin = Parsed("--pin", "Bind the machine's CPUs to these of this host, the first to the first and so on", "CPU[,CPU...]", HostResources.ParsePin);
+    private readonly Option<int?> _cpuShares = Parsed<int?>("--cpu-shares", "Weight against others when this host's CPUs are short; others have 1024", "N", text => MachineLimits.ParseShares(text));
+    private readonly Option<int?> _cpuQuota = Parsed<int?>("--cpu-quota", "Most CPU time: 150% of one CPU, or 1.5 CPUs", "PERCENT%", text => MachineLimits.ParseQuota(text));
+    private readonly Option<IReadOnlyList<int>?> _cpuSet = Parsed<IReadOnlyList<int>?>("--cpu-set", "CPUs of this host that the machine's process may use", "CPU[-CPU][,...]", MachineLimits.ParseCpuSet);
+    private readonly Option<long?> _memoryLimit = Parsed<long?>("--memory-limit", "Most memory of the machine's process: the guest's and its own", "SIZE", text => MachineLimits.ParseMemory(text));
+    private readonly Option<int?> _ioWeight = Parsed<int?>("--io-weight", "Weight of disk requests against others; others have 100", "N", text => MachineLimits.ParseIoWeight(text));
+    private readonly Option<int?> _pidsLimit = Parsed<int?>("--pids-limit", "Most threads of the machine's process", "N", text => MachineLimits.ParsePids(text));
+    private readonly Option<bool> _noSandbox = new("--no-sandbox") { Description = "Do not confine the machine's process (see docs/limits-and-sandbox.md)" };
     private readonly Option<string> _engine = Parsed("--engine", "What executes the guest: kvm (the hardware), translate (in software), or auto: kvm where it can run a kernel, see 'lodge host' [default: auto]", "NAME", RunOptions.ParseEngine);
     private readonly Option<string> _name = Parsed("--name", "Name of the machine, and host name of the default system [default: lodge]", "NAME", RunOptions.ParseName);
     private readonly Option<IReadOnlyList<DiskOption>> _disk = new("--disk")
@@ -115,7 +123,7 @@ internal sealed class RunArguments
     }
 
     /// <summary>The options in the order of the help.</summary>
-    public IReadOnlyList<Option> All => [_keep, _cloudInit, _kernel, _initrd, _append, _memory, _hugePages, _mergeable, _memoryLock, _processors, _cpu, _hyperv, _nested, _pmu, _pin, _disk, _cdrom, _net, _publish, _allow, _deny, _capture, _share, _vsock, _engine, _name, _gdb, _debugExit, _timeout, _trace, _verbose, _noTemplate];
+    public IReadOnlyList<Option> All => [_keep, _cloudInit, _kernel, _initrd, _append, _memory, _hugePages, _mergeable, _memoryLock, _processors, _cpu, _hyperv, _nested, _pmu, _pin, _cpuShares, _cpuQuota, _cpuSet, _memoryLimit, _ioWeight, _pidsLimit, _noSandbox, _disk, _cdrom, _net, _publish, _allow, _deny, _capture, _share, _vsock, _engine, _name, _gdb, _debugExit, _timeout, _trace, _verbose, _noTemplate];
 
     /// <summary>What they ask for.</summary>
     /// <param name="parsed">The command line.</param>
@@ -137,6 +145,16 @@ internal sealed class RunArguments
             Backing = new MemoryBacking(
                 parsed.GetResult(_hugePages) is null ? HugePages.None : parsed.GetValue(_hugePages), parsed.GetValue(_mergeable), parsed.GetValue(_memoryLock)),
             Pin = parsed.GetResult(_pin) is null ? [] : parsed.GetValue(_pin) ?? [],
+            Limits = new MachineLimits
+            {
+                CpuShares = parsed.GetValue(_cpuShares),
+                CpuQuota = parsed.GetValue(_cpuQuota),
+                CpuSet = parsed.GetValue(_cpuSet),
+                Memory = parsed.GetValue(_memoryLimit),
+                IoWeight = parsed.GetValue(_ioWeight),
+                Pids = parsed.GetValue(_pidsLimit),
+            },
+            Sandbox = !parsed.GetValue(_noSandbox),
             Processors = parsed.GetResult(_processors) is null ? 1 : parsed.GetValue(_processors),
             Cpu = parsed.GetResult(_cpu) is null ? CpuModelName.V3 : parsed.GetValue(_cpu),
             Processor = ProcessorOptions.None with { HyperV = parsed.GetValue(_hyperv), Nested = parsed.GetValue(_nested), PerformanceMonitoring = parsed.GetValue(_pmu) },

@@ -32,7 +32,7 @@ internal static class RunMachine
             Boot = (memory, state) => KernelLoader.Load(memory, new BootOptions(plan.Kernel, plan.Modules, plan.CommandLine, MemoryMap.RootPointer)).Apply(state),
             SerialPorts = [consoles.Serial],
             RestartOnReset = options.Folder is not null,
-            CmosPath = options.Named && (options.Folder ?? StateFolder.Of(options.Name)) is { } state ? Path.Combine(state, "cmos") : null,
+            CmosPath = options.Named && (options.WorkFolder ?? StateFolder.Of(options.Name)) is { } state ? Path.Combine(state, "cmos") : null,
             DebugExitPort = options.DebugExitPort,
             OemStrings = sockets.OemStrings,
             AddDevices = chipset =>

@@ -5,6 +5,7 @@ using System.Text;
 using Lodge.Engine;
 using Lodge.Engine.Memory;
 using Lodge.Engine.Processor;
+using Lodge.Management.Limits;
 using Lodge.Network.Filters;
 using Lodge.Network.User;
 
@@ -76,6 +77,15 @@ internal sealed record RunOptions
 
     /// <summary>Folder of a machine that is kept; null for one that goes with its run.</summary>
     public string? Folder { get; init; }
+
+    /// <summary>Folder that the process of a machine that is kept writes to; null for one that goes with its run.</summary>
+    public string? WorkFolder { get; init; }
+
+    /// <summary>How much of the host its process may use.</summary>
+    public MachineLimits Limits { get; init; } = MachineLimits.None;
+
+    /// <summary>Whether its process is confined.</summary>
+    public bool Sandbox { get; init; } = true;
 
     /// <summary>Disks in the order in which they were given.</summary>
     public IReadOnlyList<DiskOption> Disks { get; init; } = [];

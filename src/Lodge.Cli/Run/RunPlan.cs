@@ -65,7 +65,7 @@ internal sealed record RunPlan(
                 : [new BootModule(BootSource.FromFile(options.Initrd), options.Initrd)];
         return new RunPlan(kernel, modules, options.Append, null, interactive, [])
         {
-            Seed = options.CloudInit is { Off: false } seed ? new SeedDisk(CloudInitOption.Seed(seed, options.Name, installService: false, options.CardAddresses), DiskBus.Virtio) : null,
+            Seed = options.CloudInit is { Off: false } seed ? new SeedDisk(CloudInitOption.Seed(seed, options.Name, installService: false, options.CardAddresses), DiskBus.Virtio, options.WorkFolder) : null,
         };
     }
 

@@ -20,6 +20,10 @@ internal static class RunSession
     public static int Run(RunOptions options)
     {
         RunTimes.Mark("command line");
+        if (!options.Limits.IsNone)
+        {
+            throw new LodgeException("limits of CPU, memory and I/O are for machines in the background; add --detach, or make one with 'lodge create'", ExitStatus.Usage);
+        }
         if (options.Image is not null && !options.MemoryGiven)
         {
             options = options with { Memory = ImagePlan.DefaultMemory };
@@ -82,6 +86,11 @@ internal static class RunSession
             RunTimes.Mark("restore");
             machine.Completion.ContinueWith(_ => end.Finish(console.CommandStatus ?? ExitStatus.PowerOff, null), TaskScheduler.Default);
             using GdbServer? debugger = options.Gdb is { } address ? Listen(machine, address) : null;
+            if (options.Sandbox)
+            {
+                RunSandbox.Shut(options);
+            }
+            RunTimes.Mark("sandbox");
             if (debugger is null)
             {
                 machine.Start();

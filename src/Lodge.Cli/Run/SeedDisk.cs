@@ -10,7 +10,8 @@ namespace Lodge.Cli.Run;
 /// <summary>The read-only disk with a machine's cloud-init seed, which goes with the process, however it ends (its file has no name).</summary>
 /// <param name="Seed">What is on it.</param>
 /// <param name="Bus">What it is connected to: what the system disk is, whose driver is there when cloud-init looks.</param>
-internal sealed record SeedDisk(CloudInitSeed Seed, DiskBus Bus)
+/// <param name="Folder">Where it is made; null: where the overlays of runs are.</param>
+internal sealed record SeedDisk(CloudInitSeed Seed, DiskBus Bus, string? Folder)
 {
     /// <summary>Serial number that the guest sees.</summary>
     public const string Serial = "LODGE-SEED";
@@ -20,7 +21,7 @@ internal sealed record SeedDisk(CloudInitSeed Seed, DiskBus Bus)
     /// <exception cref="Lodge.Management.ManagementException">The seed cannot be written.</exception>
     public IDisk Open()
     {
-        string folder = Path.Combine(HostFolders.Data, "overlays");
+        string folder = Folder ?? Path.Combine(HostFolders.Data, "overlays");
         string path = Path.Combine(folder, $"{Environment.ProcessId}-{Guid.NewGuid():n}.iso");
         try
         {

@@ -1,5 +1,6 @@
 using System.Runtime.InteropServices;
 using System.Text;
+using Lodge.Management.Sandbox;
 using Microsoft.Win32.SafeHandles;
 
 namespace Lodge.Management.Host;
@@ -12,7 +13,7 @@ public static unsafe partial class DetachedProcess
 
     private const int OpaqueRoom = 1024; // larger than posix_spawn_file_actions_t and posix_spawnattr_t of any libc
     private const short SetSession = 0x80, SetSignalMask = 0x08;
-    private const int ReadOnly = 0, WriteCreateAppend = 0x1 | 0x40 | 0x400, CloseOnExec = 0x80000;
+    private const int ReadOnly = 0, CloseOnExec = 0x80000;
 
     /// <summary>The program that runs now, and what must come before its arguments.</summary>
     public static IReadOnlyList<string> Self
@@ -27,9 +28,11 @@ public static unsafe partial class DetachedProcess
     /// <summary>Starts a process and gives the reading end of its report.</summary>
     /// <param name="command">Absolute path of the program, and its arguments.</param>
     /// <param name="log">File to which standard output and error are appended.</param>
+    /// <param name="handed">Descriptors that it gets, under their numbers, which are 10 or more.</param>
+    /// <param name="confined">What it is born with; null: nothing.</param>
     /// <returns>Its number, and a pipe that ends when the process has closed <see cref="ReportDescriptor"/> or has ended.</returns>
     /// <exception cref="IOException">The host refuses.</exception>
-    public static (int Process, SafeFileHandle Report) Start(IReadOnlyList<string> command, string log)
+    internal static (int Process, SafeFileHandle Report) Start(IReadOnlyList<string> command, string log, IReadOnlyList<SafeFileHandle> handed, ConfinedThread? confined)
     {
         int* pipe = stackalloc int[2];
         if (pipe2(pipe, CloseOnExec) != 0)
@@ -45,9 +48,15 @@ public static unsafe partial class DetachedProcess
         try
         {
             posix_spawn_file_actions_addopen(actions, 0, "/dev/null", ReadOnly, 0);
-            posix_spawn_file_actions_addopen(actions, 1, log, WriteCreateAppend, 0b110_000_000);
+            // Opened here: a confined process may not.
+            using SafeFileHandle output = HostSystemCalls.OpenForAppending(log);
+            posix_spawn_file_actions_adddup2(actions, (int)output.DangerousGetHandle(), 1);
             posix_spawn_file_actions_adddup2(actions, 1, 2);
             posix_spawn_file_actions_adddup2(actions, pipe[1], ReportDescriptor);
+            foreach (SafeFileHandle one in handed)
+            {
+                posix_spawn_file_actions_adddup2(actions, (int)one.DangerousGetHandle(), (int)one.DangerousGetHandle()); // the copy is not closed on exec
+            }
             posix_spawnattr_setflags(attributes, SetSession | SetSignalMask);
             posix_spawnattr_setsigmask(attributes, noSignals);
             byte** arguments = stackalloc byte*[command.Count + 1];
@@ -61,14 +70,24 @@ public static unsafe partial class DetachedProcess
             {
                 variables.Add($"{variable.Key}={variable.Value}");
             }
+            variables.Add("DOTNET_EnableDiagnostics=0"); // no socket in /tmp at which .NET lets itself be looked at and changed
             byte** environment = stackalloc byte*[variables.Count + 1];
             for (int i = 0; i < variables.Count; i++)
             {
                 environment[i] = Word(variables[i]);
             }
             environment[variables.Count] = null;
-            int process;
-            int error = posix_spawn(&process, command[0], actions, attributes, arguments, environment);
+            int process = 0, error = 0;
+            if (confined is null)
+            {
+                error = posix_spawn(&process, command[0], actions, attributes, arguments, environment);
+            }
+            else
+            {
+                (nint at, nint end) = ((nint)(&process), (nint)(&error));
+                (nint a, nint b, nint c, nint d) = ((nint)actions, (nint)attributes, (nint)arguments, (nint)environment);
+                confined.Run(() => *(int*)end = posix_spawn((int*)at, command[0], (byte*)a, (byte*)b, (byte**)c, (byte**)d));
+            }
             if (error != 0)
             {
                 report.Dispose();

@@ -49,6 +49,34 @@ internal static unsafe partial class HostSystemCalls
             : throw new IOException($"'{path}' cannot be opened: {Marshal.GetLastPInvokeErrorMessage()}");
     }
 
+    /// <summary>Opens a file to which all writes go at its end, making it for its owner when it is not there.</summary>
+    /// <exception cref="IOException">The host refuses.</exception>
+    public static SafeFileHandle OpenForAppending(string path)
+    {
+        const int writeCreateAppendCloseOnExec = 0x1 | 0x40 | 0x400 | 0x80000;
+        int descriptor = Open(path, writeCreateAppendCloseOnExec, 0b110_000_000);
+        return descriptor >= 0 ? new SafeFileHandle(descriptor, ownsHandle: true) : throw new IOException($"'{path}' cannot be opened: {Marshal.GetLastPInvokeErrorMessage()}");
+    }
+
+    /// <summary>Another descriptor of the same open file, with a number that no program expects to be something else.</summary>
+    /// <exception cref="IOException">The host refuses.</exception>
+    public static SafeFileHandle DuplicateHigh(SafeHandle handle)
+    {
+        const int duplicateCloseOnExec = 1030, least = 10; // F_DUPFD_CLOEXEC
+        int descriptor = Fcntl((int)handle.DangerousGetHandle(), duplicateCloseOnExec, least);
+        return descriptor >= 0 ? new SafeFileHandle(descriptor, ownsHandle: true) : throw new IOException("no more descriptors");
+    }
+
+    /// <summary>Gives a file, or what a symbolic link itself is, to a user and its group.</summary>
+    /// <exception cref="IOException">The host refuses.</exception>
+    public static void GiveTo(string path, uint user)
+    {
+        if (ChangeOwner(path, user, user) != 0)
+        {
+            throw new IOException($"'{path}' cannot be given to user {user}: {Marshal.GetLastPInvokeErrorMessage()}");
+        }
+    }
+
     /// <summary>
     /// flock(2), waiting. With <paramref name="inherited"/> programs that are started meanwhile hold the lock too, so that it is free only when they
     /// have ended, even if this process is killed.
@@ -120,6 +148,9 @@ internal static unsafe partial class HostSystemCalls
 
     [LibraryImport("libc", EntryPoint = "open", StringMarshalling = StringMarshalling.Utf8, SetLastError = true)]
     private static partial int Open(string path, int flags, int mode = 0);
+
+    [LibraryImport("libc", EntryPoint = "lchown", StringMarshalling = StringMarshalling.Utf8, SetLastError = true)]
+    private static partial int ChangeOwner(string path, uint user, uint group);
 
     [LibraryImport("libc", EntryPoint = "fsync")]
     private static partial int Fsync(int fd);

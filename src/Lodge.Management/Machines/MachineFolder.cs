@@ -4,7 +4,10 @@ using Microsoft.Win32.SafeHandles;
 
 namespace Lodge.Management.Machines;
 
-/// <summary>The files of one machine, <c>FOLDER/NAME/</c>: all that Lodge keeps of it.</summary>
+/// <summary>
+/// The files of one machine, <c>FOLDER/NAME/</c>: all that Lodge keeps of it. What its own process makes, replaces and removes is in <c>work/</c>: there is nothing else that it can change, but for
+/// what is on its disks.
+/// </summary>
 /// <param name="path">The folder.</param>
 public sealed class MachineFolder(string path)
 {
@@ -20,29 +23,33 @@ public sealed class MachineFolder(string path)
     /// <summary>The system disk.</summary>
     public string Disk => System.IO.Path.Combine(path, "disk.qcow2");
 
+    /// <summary>The folder that the machine's process writes to.</summary>
+    public string Work { get; init; } = System.IO.Path.Combine(path, "work");
+
+    /// <summary>The file whose lock the machine's process holds.</summary>
+    public string RunLock => System.IO.Path.Combine(path, "run.lock");
+
     /// <summary>What the guest printed on its console.</summary>
-    public string ConsoleLog => System.IO.Path.Combine(path, "console.log");
+    public string ConsoleLog => System.IO.Path.Combine(Work, "console.log");
 
     /// <summary>Lines of the machine's process.</summary>
     public string ProcessLog => System.IO.Path.Combine(path, "lodge.log");
 
     /// <summary>The control socket.</summary>
-    public string ControlSocket => System.IO.Path.Combine(path, "control.sock");
+    public string ControlSocket => System.IO.Path.Combine(Work, "control.sock");
 
     /// <summary>A saved machine, which the next start goes on with.</summary>
-    public string Saved => System.IO.Path.Combine(path, "saved.lodge");
+    public string Saved => System.IO.Path.Combine(Work, "saved.lodge");
 
     /// <summary>Snapshots, a folder each.</summary>
-    public string Snapshots => System.IO.Path.Combine(path, "snapshots");
+    public string Snapshots => System.IO.Path.Combine(Work, "snapshots");
 
     /// <summary>Whether there is such a folder.</summary>
     public bool Exists => Directory.Exists(path);
 
     private string DefinitionFile => System.IO.Path.Combine(path, "machine.json");
 
-    private string StatusFile => System.IO.Path.Combine(path, "status.json");
-
-    private string RunLock => System.IO.Path.Combine(path, "run.lock");
+    private string StatusFile => System.IO.Path.Combine(Work, "status.json");
 
     private string ChangeLock => System.IO.Path.Combine(path, "change.lock");
 
@@ -82,7 +89,7 @@ public sealed class MachineFolder(string path)
     {
         try
         {
-            return JsonSerializer.Deserialize(File.ReadAllText(StatusFile), MachineJson.Default.MachineStatus);
+            return JsonSerializer.Deserialize(ReadBounded(StatusFile), MachineJson.Default.MachineStatus);
         }
         catch (Exception e) when (e is IOException or UnauthorizedAccessException or JsonException)
         {
@@ -166,6 +173,15 @@ public sealed class MachineFolder(string path)
             Folder = path,
             Problem = problem,
         };
+    }
+
+    /// <summary>Reads a small file that the machine's process has made, which may have been taken over by its guest.</summary>
+    private static string ReadBounded(string file)
+    {
+        const int most = 64 << 10;
+        byte[] buffer = new byte[most];
+        using FileStream stream = new(file, FileMode.Open, FileAccess.Read, FileShare.ReadWrite | FileShare.Delete, 1);
+        return System.Text.Encoding.UTF8.GetString(buffer, 0, stream.ReadAtLeast(buffer, most, throwOnEndOfStream: false));
     }
 
     private static SafeFileHandle? Take(string file, bool wait)

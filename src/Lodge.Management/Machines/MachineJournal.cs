@@ -10,7 +10,8 @@ namespace Lodge.Management.Machines;
 /// is long it becomes <c>.events.1</c> and a new one begins.
 /// </summary>
 /// <param name="folder">The store's folder.</param>
-public sealed class MachineJournal(string folder)
+/// <param name="open">The file, open for appending, of a process that may not open it; null for others.</param>
+public sealed class MachineJournal(string folder, SafeFileHandle? open = null)
 {
     private const long Limit = 4 << 20;
 
@@ -22,6 +23,11 @@ public sealed class MachineJournal(string folder)
         try
         {
             byte[] line = [.. JsonSerializer.SerializeToUtf8Bytes(happened, MachineLineJson.Default.MachineEvent), (byte)'\n'];
+            if (open is not null)
+            {
+                RandomAccess.Write(open, line, 0); // it is at the end wherever one says (open(2), O_APPEND)
+                return;
+            }
             using FileStream file = new(Current, FileMode.Append, FileAccess.Write, FileShare.ReadWrite | FileShare.Delete, 1);
             if (file.Length > Limit)
             {
@@ -34,6 +40,10 @@ public sealed class MachineJournal(string folder)
             // Events are for onlookers.
         }
     }
+
+    /// <summary>Opens the file for a process that is given it.</summary>
+    /// <exception cref="IOException">The host refuses.</exception>
+    internal SafeFileHandle OpenForAppending() => HostSystemCalls.OpenForAppending(Current);
 
     /// <summary>Events from a time on, and with <paramref name="follow"/> those that come, until cancelled.</summary>
     public async IAsyncEnumerable<MachineEvent> ReadAsync(DateTimeOffset? since, bool follow, [System.Runtime.CompilerServices.EnumeratorCancellation] CancellationToken cancellation)

@@ -1,5 +1,8 @@
+using System.IO.Pipes;
 using System.Text;
 using Lodge.Management.Host;
+using Lodge.Management.Limits;
+using Lodge.Management.Sandbox;
 using Microsoft.Win32.SafeHandles;
 
 namespace Lodge.Management.Machines;
@@ -13,14 +16,22 @@ public static class MachineLauncher
     /// <summary>What the process writes to <see cref="DetachedProcess.ReportDescriptor"/> when the guest runs.</summary>
     public const string Started = "started\n";
 
+    /// <summary>Argument of the process: the journal's descriptor.</summary>
+    public const string JournalArgument = "--journal=";
+
+    /// <summary>Argument of the process: a pipe from which it reads a byte before it does anything.</summary>
+    public const string GateArgument = "--gate=";
+
     private const int LongestReport = 1 << 16;
 
     /// <summary>Starts it; nobody else may be changing the machine.</summary>
     /// <param name="machine">The machine.</param>
     /// <param name="arguments">More arguments of the process.</param>
+    /// <param name="confinement">What the process is born with; null: nothing.</param>
+    /// <param name="group">The control group that it is in before it does anything; null: that of this process.</param>
     /// <param name="tell">Gets lines for the user.</param>
     /// <exception cref="ManagementException">It runs already or cannot be started.</exception>
-    public static void Start(MachineFolder machine, IReadOnlyList<string> arguments, Action<string> tell)
+    public static void Start(MachineFolder machine, IReadOnlyList<string> arguments, Confinement? confinement, MachineGroup? group, Action<string> tell)
     {
         if (machine.IsRunning())
         {
@@ -30,8 +41,20 @@ public static class MachineLauncher
         string text;
         try
         {
-            (_, SafeFileHandle report) = DetachedProcess.Start([.. DetachedProcess.Self, Verb, machine.Path, .. arguments], machine.ProcessLog);
+            Directory.CreateDirectory(machine.Work, UnixFileMode.UserRead | UnixFileMode.UserWrite | UnixFileMode.UserExecute);
+            HostSystemCalls.OpenUnlocked(machine.RunLock, create: true)!.Dispose(); // a confined process cannot make it
+            using ConfinedThread? confined = confinement?.Prepare();
+            using SafeFileHandle journalFile = new MachineJournal(Path.GetDirectoryName(machine.Path)!).OpenForAppending(), journal = HostSystemCalls.DuplicateHigh(journalFile);
+            using AnonymousPipeServerStream go = new(PipeDirection.Out, HandleInheritability.None);
+            using SafeFileHandle gate = HostSystemCalls.DuplicateHigh(go.ClientSafePipeHandle);
+            go.DisposeLocalCopyOfClientHandle();
+            (int process, SafeFileHandle report) = DetachedProcess.Start(
+                [.. DetachedProcess.Self, Verb, machine.Path, $"{JournalArgument}{journal.DangerousGetHandle()}", $"{GateArgument}{gate.DangerousGetHandle()}", .. arguments],
+                machine.ProcessLog, [journal, gate], confined);
             using FileStream stream = new(report, FileAccess.Read, 1);
+            group?.Add(process);
+            go.WriteByte(0);
+            go.Dispose();
             text = ReadReport(stream);
         }
         catch (IOException e)
@@ -55,7 +78,7 @@ public static class MachineLauncher
     public static void Kill(MachineFolder machine)
     {
         const int kill = 9;
-        if (machine.ReadStatus()?.Process is not { } process || !HostSystemCalls.Signal(process, kill, machine.IsRunning))
+        if (machine.ReadStatus()?.Process is not { } process || !HostSystemCalls.Signal(process, kill, () => IsProcessOf(process, machine) && machine.IsRunning()))
         {
             throw new ManagementException($"the process of machine '{machine.Name}' cannot be killed; look for it: pgrep -f '{Verb} {machine.Path}'");
         }
@@ -65,10 +88,25 @@ public static class MachineLauncher
         }
     }
 
+    /// <summary>Whether a process is a machine's: what a guest that has taken its process over writes into the status file is not believed.</summary>
+    private static bool IsProcessOf(int process, MachineFolder machine)
+    {
+        try
+        {
+            string[] words = File.ReadAllText($"/proc/{process}/cmdline").Split('\0');
+            int verb = Array.IndexOf(words, Verb);
+            return verb is 1 or 2 && verb + 1 < words.Length && words[verb + 1] == machine.Path;
+        }
+        catch (Exception e) when (e is IOException or UnauthorizedAccessException)
+        {
+            return false;
+        }
+    }
+
     /// <summary>Files that a killed process left half written.</summary>
     private static void RemoveLeftovers(MachineFolder machine)
     {
-        foreach (string left in Directory.EnumerateFiles(machine.Path, "*.new"))
+        foreach (string left in new[] { machine.Path, machine.Work }.Where(Directory.Exists).SelectMany(folder => Directory.EnumerateFiles(folder, "*.new")))
         {
             File.Delete(left);
         }

@@ -23,10 +23,11 @@ public sealed class MachineStore(string folder)
     /// <summary>What happened to its machines.</summary>
     public MachineJournal Journal => new(folder);
 
-    /// <summary>All machines by name.</summary>
+    /// <summary>All machines by name. Temporary ones that have ended are removed: their own processes may not do that.</summary>
     public IReadOnlyList<MachineReport> List() => !Directory.Exists(folder)
         ? []
-        : [.. Directory.EnumerateDirectories(folder).Where(path => MachineName.IsName(Path.GetFileName(path))).Order(StringComparer.Ordinal).Select(path => new MachineFolder(path).Report())];
+        : [.. Directory.EnumerateDirectories(folder).Where(path => MachineName.IsName(Path.GetFileName(path))).Order(StringComparer.Ordinal).Select(path => new MachineFolder(path).Report())
+            .Where(report => !IsGone(report))];
 
     /// <summary>The folder of a machine that there is.</summary>
     /// <exception cref="ManagementException">There is none of that name.</exception>
@@ -63,6 +64,7 @@ public sealed class MachineStore(string folder)
             MachineFolder made = new(work);
             claim = made.TryChange(wait: false);
             made.WriteDefinition(definition);
+            Directory.CreateDirectory(made.Work, OwnerOnly);
             fill?.Invoke(made);
             RefuseTaken(final);
             Directory.Move(work, final.Path);
@@ -142,11 +144,38 @@ public sealed class MachineStore(string folder)
         }
     }
 
+    /// <summary>Whether a machine was to go with its process, and has gone.</summary>
+    private bool IsGone(MachineReport report)
+    {
+        if (report is not { Definition: { Temporary: true } definition, State: MachineStates.Stopped, End: not null })
+        {
+            return false;
+        }
+        MachineFolder machine = At(report.Name);
+        try
+        {
+            using SafeFileHandle? claim = machine.TryChange(wait: false), still = claim is null ? null : machine.TryRun();
+            if (still is null)
+            {
+                return !machine.Exists;
+            }
+            string gone = Path.Combine(folder, $"{GonePrefix}{Guid.NewGuid():n}");
+            Directory.Move(machine.Path, gone);
+            Delete(gone);
+            Journal.Add(new MachineEvent(DateTimeOffset.Now, report.Name, definition.Id, "removed"));
+            return true;
+        }
+        catch (Exception e) when (e is IOException or UnauthorizedAccessException)
+        {
+            return !machine.Exists;
+        }
+    }
+
     private MachineFolder At(string name) => new(Path.Combine(folder, name));
 
-    private static void RefuseTaken(MachineFolder machine)
+    private void RefuseTaken(MachineFolder machine)
     {
-        if (machine.Exists)
+        if (machine.Exists && !IsGone(machine.Report()))
         {
             _ = machine.ReadDefinition(out string? problem);
             throw new ManagementException($"the name '{machine.Name}' is taken{(problem is null ? "" : $" ({problem})")}; choose another, or remove it: lodge remove {machine.Name}");

@@ -24,6 +24,12 @@ public enum FileAccesses
 
     /// <summary>ioctl(2) on devices.</summary>
     DeviceControl = 32,
+
+    /// <summary>List folders, without reading files.</summary>
+    List = 64,
+
+    /// <summary>Make sockets and remove files.</summary>
+    MakeSocket = 128,
 }
 
 /// <summary>A place that a confined process may use.</summary>

@@ -90,7 +90,9 @@ internal sealed unsafe partial class LandlockRules : IDisposable
         | (access.HasFlag(FileAccesses.Write) ? WriteFile | TruncateFile : 0)
         | (access.HasFlag(FileAccesses.Change) ? RemoveFolder | RemoveFile | MakeFolder | MakeFile | MakeSocket | Refer : 0)
         | (access.HasFlag(FileAccesses.MakeSpecial) ? MakeSymbolicLink | MakePipe : 0)
-        | (access.HasFlag(FileAccesses.DeviceControl) ? ControlDevice : 0);
+        | (access.HasFlag(FileAccesses.DeviceControl) ? ControlDevice : 0)
+        | (access.HasFlag(FileAccesses.List) ? ReadFolder : 0)
+        | (access.HasFlag(FileAccesses.MakeSocket) ? MakeSocket | RemoveFile : 0);
 
     /// <summary>struct landlock_ruleset_attr.</summary>
     [StructLayout(LayoutKind.Sequential)]

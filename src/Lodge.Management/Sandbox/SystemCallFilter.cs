@@ -181,6 +181,7 @@ internal static class SystemCallFilter
         {
             yield return (SystemCall.Setfsuid, Rule.Allowed);
             yield return (SystemCall.Setfsgid, Rule.Allowed);
+            yield return (SystemCall.Mknodat, Rule.Allowed); // pipes and sockets; devices need a capability that it has not
         }
     }
 
