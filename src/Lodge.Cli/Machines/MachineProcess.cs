@@ -53,7 +53,8 @@ internal sealed class MachineProcess
         try
         {
             using SafeFileHandle? gate = Handed(arguments, MachineLauncher.GateArgument), journal = Handed(arguments, MachineLauncher.JournalArgument);
-            if (gate is not null && RandomAccess.Read(gate, new byte[1], 0) != 1)
+            using FileStream? start = gate is null ? null : new FileStream(gate, FileAccess.Read, 1);
+            if (start?.ReadByte() < 0)
             {
                 return ExitStatus.CannotStart; // the command that started it has died before it had put it into its control group
             }

@@ -98,7 +98,7 @@ internal sealed unsafe partial class SandboxProbe(MachineFolder own, MachineFold
         yield return ("read another process' memory", ReadMemory);
         yield return ("open /proc/PID/mem", () => Open($"/proc/{process}/mem", readWrite));
         yield return ("open /proc/PID/environ", () => Open($"/proc/{process}/environ", read));
-        yield return ("list /proc/PID/fd", () => Open($"/proc/{process}/fd", read | folder));
+        yield return ("follow /proc/PID/fd", () => ReadLink($"/proc/{process}/fd/1"));
         yield return ("set another process' limits", () => SetLimit(process));
         yield return ("connect to another machine's control socket", () => Connect($"{otherFolder}/work/control.sock", stream: true));
         yield return ("send to a socket of datagrams", () => Connect("/dev/log", stream: false));
@@ -157,6 +157,12 @@ internal sealed unsafe partial class SandboxProbe(MachineFolder own, MachineFold
         {
             return Call(number, (nint)one, (nint)two);
         }
+    }
+
+    private static long ReadLink(string path)
+    {
+        byte* buffer = stackalloc byte[256];
+        return One(89, path, (nint)buffer, 256);
     }
 
     private static long Mount()

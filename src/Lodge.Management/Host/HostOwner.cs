@@ -31,7 +31,7 @@ public static unsafe partial class HostOwner
                 HostSystemCalls.GiveTo(file, user);
             }
         }
-        HostSystemCalls.GiveTo(folder, user);
+        HostSystemCalls.GiveTo(folder + "/.", user); // the folder, also where its path ends in a link as /proc/self/fd/N is
     }
 
     /// <summary>Opens a folder, to be used as <c>/proc/self/fd/N</c> wherever its path leads.</summary>
