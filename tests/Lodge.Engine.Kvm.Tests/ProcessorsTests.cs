@@ -71,6 +71,23 @@ public class ProcessorsTests
     }
 
     [Fact]
+    public void AnInitMessageToProcessorsThatAreHeldLetsThemStartAgain()
+    {
+        using SmallGuest guest = Create();
+        RunAll(guest);
+        for (uint i = 1; i < Count; i++)
+        {
+            guest.Partition.SignalMessage(0xFEE0_0000 | (i << 12), 0x4500);
+        }
+        Assert.All(guest.Partition.Processors.Skip(1), static p => Assert.Equal(ActivityState.WaitForSipi, p.GetState().Activity));
+        guest.Memory.TryWrite(0x7000, 0u);
+        guest.Bus.Ended = false;
+        guest.LongMode();
+        RunAll(guest);
+        Assert.Equal((uint)Count - 1, guest.Word(0x7000));
+    }
+
+    [Fact]
     public void ResetLetsThemStartAgain()
     {
         using SmallGuest guest = Create();

@@ -1,8 +1,12 @@
 using Lodge.Engine.Processor;
+using Lodge.Engine.Translation;
 using Lodge.Machine;
+using Lodge.Machine.Boot;
+using Lodge.Machine.Devices.Storage.Nvme;
 using Lodge.Machine.Devices.Virtio.Balloon;
 using Lodge.Machine.Devices.Virtio.Block;
 using Lodge.Machine.Devices.Virtio.Network;
+using Lodge.Machine.Devices.Virtio.Scsi;
 using Lodge.Machine.Tests.Harness;
 using Lodge.Machine.Virtio.Transport;
 using Lodge.Network.Links;
@@ -154,6 +158,73 @@ public sealed class HotPlugTests
         again.TargetBytes = 0;
         Assert.True(SpinWait.SpinUntil(() => again.ActualBytes == 0, s_patience));
         Assert.InRange((await again.GetStatisticsAsync().WaitAsync(s_patience)).Free!.Value, less + (Given / 2), ulong.MaxValue);
+    }
+
+    [Fact]
+    public async Task Disks_on_other_buses_are_plugged_and_unplugged()
+    {
+        using SerialGuest guest = new();
+        VirtualMachine machine = guest.Machine;
+        guest.Run("for m in nvme virtio_pci virtio_scsi sd_mod; do modprobe $m 2>/dev/null; done; true"); // what is built in is no module
+        TestDisk nvme = new(8 << 20), scsi = new(8 << 20);
+        nvme.Content[0] = 0x31;
+        scsi.Content[0] = 0x32;
+        machine.Attach(new NvmeController("nvme0", machine.Memory, new NvmeConfiguration(nvme) { Serial = "N" }));
+        machine.Attach(new VirtioPciFunction("scsi0", new VirtioScsi(machine.Memory, new VirtioScsiConfiguration([new ScsiTargetConfiguration(scsi)])), ClassMassStorage));
+        guest.Wait("[ -b /dev/nvme0n1 ] && [ -b /dev/sda ]");
+        Assert.Equal("12", guest.Run("head -c 1 /dev/nvme0n1; head -c 1 /dev/sda"));
+        await machine.RequestDetach("nvme0").WaitAsync(s_patience);
+        await machine.RequestDetach("scsi0").WaitAsync(s_patience);
+        guest.Wait("[ ! -e /sys/block/nvme0n1 ] && [ ! -e /sys/block/sda ]");
+    }
+
+    [Fact]
+    public async Task A_guest_that_ejects_what_it_uses_harms_only_itself()
+    {
+        using SerialGuest guest = new();
+        VirtualMachine machine = guest.Machine;
+        guest.Run("modprobe -a virtio_pci virtio_blk");
+        TestDisk disk = new(64 << 20) { Asynchronous = true };
+        machine.Attach(Disk(machine, "disk0", disk), 8);
+        guest.Wait("[ -b /dev/vda ]");
+        Task<string> gone = Detached(machine);
+        guest.Run("dd if=/dev/zero of=/dev/vda bs=1M oflag=direct >/dev/null 2>&1 & sleep 0.2");
+        // All places at once, while writes are under way: a store to the register, which its processors could make at any time.
+        machine.Chipset.Bus.WritePort(PortMap.PciHotPlug + 12, [0xFF, 0xFF, 0xFF, 0xFF]);
+        Assert.Equal("disk0", await gone.WaitAsync(s_patience));
+        Assert.Equal(["host-bridge", "isa-bridge"], machine.Chipset.Pci.Functions.Select(static f => f.Name).Order());
+        machine.Attach(Disk(machine, "disk0", new TestDisk(4 << 20)), 9);
+        Assert.Equal("alive\n", guest.Run("echo alive")); // its driver may wait for ever for a device that is gone
+        guest.Reset();
+        guest.Run("modprobe -a virtio_pci virtio_blk");
+        guest.Wait("[ -b /dev/vda ]");
+        Assert.Equal("4096\n", guest.Run("head -c 4096 /dev/vda | wc -c"));
+    }
+
+    [Fact]
+    public void A_start_up_message_starts_no_processor_that_is_not_there()
+    {
+        Assert.SkipWhen(TranslationEngine.Unusable() is not null, TranslationEngine.Unusable() ?? "");
+        DebuggerGuest guest = new();
+        using VirtualMachine machine = new(
+            new MachineConfiguration
+            {
+                MemorySize = 16UL << 20,
+                Model = CpuModel.Create(CpuModelName.V3, 2),
+                ProcessorCount = 1,
+                MaximumProcessorCount = 2,
+                Boot = (memory, state) => KernelLoader.Load(memory, new BootOptions(BootSource.FromBytes("guest", guest.Image), [], "", MemoryMap.RootPointer)).Apply(state),
+            },
+            new TranslationEngine());
+        machine.Start();
+        Assert.True(SpinWait.SpinUntil(() => Read(DebuggerGuest.Counter) > 1000, s_patience)); // long after it has sent the message
+        Assert.Equal(0UL, Read(DebuggerGuest.RealModeCounter) & 0xFFFF);
+        Assert.True(machine.SetProcessorCount(2).IsCompletedSuccessfully); // and the message is forgotten
+        ulong now = Read(DebuggerGuest.Counter);
+        Assert.True(SpinWait.SpinUntil(() => Read(DebuggerGuest.Counter) > now + 1000, s_patience));
+        Assert.Equal(0UL, Read(DebuggerGuest.RealModeCounter) & 0xFFFF);
+
+        ulong Read(ulong address) => machine.Memory.TryRead(address, out ulong value) ? value : 0;
     }
 
     private static Task<string> Detached(VirtualMachine machine)

@@ -64,10 +64,23 @@ internal sealed class SerialGuest : ICharacterBackend, IDisposable
     public VirtualMachine Machine { get; }
 
     /// <summary>Waits for the shell of a guest that was started.</summary>
-    public void Boot()
+    /// <param name="from">How much of the output is older.</param>
+    public void Boot(int from = 0)
     {
-        Until("# ", 0);
+        Until("# ", from);
         Run("stty -echo; mount -t proc proc /proc; mount -t sysfs sysfs /sys; mount -t devtmpfs dev /dev");
+    }
+
+    /// <summary>Resets the machine and waits for the new shell.</summary>
+    public void Reset()
+    {
+        int from;
+        lock (_gate)
+        {
+            from = _output.Length;
+        }
+        Machine.Reset();
+        Boot(from);
     }
 
     /// <summary>Runs a shell command; its output, which must be of success.</summary>

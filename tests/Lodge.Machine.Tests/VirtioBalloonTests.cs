@@ -130,6 +130,34 @@ public sealed class VirtioBalloonTests : IDisposable
     }
 
     [Fact]
+    public async Task StatisticsAreGivenWhenAskedFor()
+    {
+        using VirtioMachine machine = Create();
+        var balloon = (VirtioBalloon)machine.Device;
+        (VirtioGuestDriver driver, GuestRing[] rings) = SetUp(machine, VirtioFeatures.Version1 | Statistics);
+        ulong buffer = driver.Allocate(64);
+        void Give(ulong free)
+        {
+            byte[] entry = new byte[10];
+            BinaryPrimitives.WriteUInt16LittleEndian(entry, 4);
+            BinaryPrimitives.WriteUInt64LittleEndian(entry.AsSpan(2), free);
+            machine.Memory.TryWrite(buffer, entry);
+            rings[2].Add((buffer, 10, false));
+        }
+        Give(1); // as the driver does at its start
+        Wait.Until(() => balloon.Statistics.Updates == 1);
+        Task<BalloonStatistics> first = balloon.GetStatisticsAsync();
+        rings[2].TakeUsed();
+        Assert.False(first.IsCompleted);
+        Give(2);
+        Assert.Equal(2UL, (await first.WaitAsync(TimeSpan.FromSeconds(30))).Free);
+        using CancellationTokenSource cancellation = new();
+        Task<BalloonStatistics> second = balloon.GetStatisticsAsync(cancellation.Token);
+        cancellation.Cancel();
+        await Assert.ThrowsAnyAsync<OperationCanceledException>(() => second);
+    }
+
+    [Fact]
     public void HeldStatisticsBufferSurvivesSaving()
     {
         using VirtioMachine first = Create();
