@@ -16,12 +16,12 @@ internal sealed unsafe partial class ForkedImage : MemoryImage
     private readonly int _process;
     private int _socket;
 
-    private ForkedImage(GuestMemory memory, IReadOnlyList<BackingRange> data, int process, int socket)
+    private ForkedImage(GuestMemory memory, Func<IReadOnlyList<BackingRange>> data, int process, int socket)
         : base(memory.Size, data) => (_base, _process, _socket) = ((ulong)memory.HostBase, process, socket);
 
     /// <summary>Forks. All that writes RAM stands still, and the calling thread lives on as long as the image is needed.</summary>
     /// <param name="memory">RAM, which a fork copies at this moment.</param>
-    /// <param name="find">Finds the data of a process with this number.</param>
+    /// <param name="find">Finds the data of a process with this number; called when somebody asks for it.</param>
     /// <exception cref="IOException">The host refuses.</exception>
     public static ForkedImage Create(GuestMemory memory, Func<int, IReadOnlyList<BackingRange>> find)
     {
@@ -49,15 +49,7 @@ internal sealed unsafe partial class ForkedImage : MemoryImage
             close(sockets[0]);
             throw new IOException($"the process cannot be forked for an image of guest memory: error {-process}");
         }
-        try
-        {
-            return new ForkedImage(memory, find((int)process), (int)process, sockets[0]);
-        }
-        catch
-        {
-            End((int)process, sockets[0]);
-            throw;
-        }
+        return new ForkedImage(memory, () => find((int)process), (int)process, sockets[0]);
     }
 
     /// <inheritdoc/>

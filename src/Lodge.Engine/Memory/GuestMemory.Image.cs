@@ -57,7 +57,7 @@ public sealed unsafe partial class GuestMemory
             bool forked = madvise(_base, (nuint)Size, AdviseDoFork) == 0;
             try
             {
-                return forked ? ForkedImage.Create(this, FindData) : Copy();
+                return forked ? ForkedImage.Create(this, FindForkedData) : Copy();
             }
             catch (IOException)
             {
@@ -208,6 +208,14 @@ public sealed unsafe partial class GuestMemory
         return PagePresence.Find(process, (ulong)_base, Size) is { } present
             ? PagePresence.Join(present, _private ? FileData(FileDescriptor) : _original)
             : [new BackingRange(0, Size)];
+    }
+
+    private IReadOnlyList<BackingRange> FindForkedData(int process)
+    {
+        lock (_imageGate)
+        {
+            return _base != null ? FindData(process) : [new BackingRange(0, Size)];
+        }
     }
 
     /// <summary>What holds data of a memory file (lseek(2), SEEK_DATA and SEEK_HOLE).</summary>

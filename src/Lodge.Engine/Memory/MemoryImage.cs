@@ -3,13 +3,15 @@ namespace Lodge.Engine.Memory;
 /// <summary>RAM at one moment: live RAM of a machine that stands still, or what was kept of one that runs on. Thread-safe.</summary>
 public abstract class MemoryImage : IDisposable
 {
-    private protected MemoryImage(ulong size, IReadOnlyList<BackingRange> data) => (Size, Data) = (size, data);
+    private readonly Lazy<IReadOnlyList<BackingRange>> _data;
+
+    private protected MemoryImage(ulong size, Func<IReadOnlyList<BackingRange>> data) => (Size, _data) = (size, new Lazy<IReadOnlyList<BackingRange>>(data));
 
     /// <summary>Bytes.</summary>
     public ulong Size { get; }
 
     /// <summary>Ranges of the backing that may hold other than zeros, in multiples of 4 KiB, ascending and apart from each other. All else was never touched or was given back.</summary>
-    public IReadOnlyList<BackingRange> Data { get; }
+    public IReadOnlyList<BackingRange> Data => _data.Value;
 
     /// <summary>Copies a part that lies inside.</summary>
     /// <exception cref="IOException">What kept the image is lost (the host's memory ran out, for example).</exception>
@@ -27,7 +29,7 @@ public abstract class MemoryImage : IDisposable
 }
 
 /// <summary>RAM that stands still.</summary>
-internal sealed unsafe class LiveImage(GuestMemory memory, IReadOnlyList<BackingRange> data) : MemoryImage(memory.Size, data)
+internal sealed unsafe class LiveImage(GuestMemory memory, IReadOnlyList<BackingRange> data) : MemoryImage(memory.Size, () => data)
 {
     /// <inheritdoc/>
     public override void Dispose()
@@ -38,7 +40,7 @@ internal sealed unsafe class LiveImage(GuestMemory memory, IReadOnlyList<Backing
 }
 
 /// <summary>A memory file that nobody writes any more.</summary>
-internal sealed class FileImage(ulong size, IReadOnlyList<BackingRange> data, Microsoft.Win32.SafeHandles.SafeFileHandle file, Action? ended) : MemoryImage(size, data)
+internal sealed class FileImage(ulong size, IReadOnlyList<BackingRange> data, Microsoft.Win32.SafeHandles.SafeFileHandle file, Action? ended) : MemoryImage(size, () => data)
 {
     private int _ended;
 
