@@ -4,6 +4,7 @@ using System.Text.Json;
 using Lodge.Cli.Console;
 using Lodge.Cli.Engines;
 using Lodge.Cli.Image;
+using Lodge.Management.Host;
 using Lodge.Management.Host.Inventory;
 using Lodge.Network.User;
 
@@ -25,6 +26,17 @@ internal static class HostCommand
 
         """;
 
+    private const string ServiceManual = """
+
+        The unit is lodge-machines.service. A user's unit runs while the user is logged in, or always after: loginctl enable-linger USER.
+
+        Examples:
+          lodge host install                                       as root: for root's machines, when the host starts
+          lodge host install --user                                for your own
+          systemctl status lodge-machines
+
+        """;
+
     /// <summary>Builds the group.</summary>
     public static Command Create()
     {
@@ -37,6 +49,8 @@ internal static class HostCommand
         Command show = new("show", "Show what this host offers to machines");
         Add(show, showJson, showProbe);
         group.Add(show);
+        group.Add(Service("install", "Write a systemd unit that starts machines with autostart when the host starts, and stops all before it goes down", service => service.Install(DetachedProcess.Self)));
+        group.Add(Service("uninstall", "Remove that unit", service => service.Uninstall()));
         return group;
     }
 
@@ -46,6 +60,27 @@ internal static class HostCommand
         command.Add(probe);
         command.SetAction(parsed => Run(parsed.GetValue(json), parsed.GetValue(probe)));
         ImageManual.AddTo(command, Manual);
+    }
+
+    private static Command Service(string verb, string about, Func<HostService, IReadOnlyList<string>> action)
+    {
+        Option<bool> system = new("--system") { Description = "The host's unit, for root's machines [default for root]" };
+        Option<bool> user = new("--user") { Description = "A unit of this user's systemd, for the user's machines [default for others]" };
+        Command command = new(verb, about) { system, user };
+        command.SetAction(parsed =>
+        {
+            if (parsed.GetValue(system) && parsed.GetValue(user))
+            {
+                throw new LodgeException("give --system or --user, not both", ExitStatus.Usage);
+            }
+            foreach (string line in action(new HostService(ofUser: parsed.GetValue(user) || (!parsed.GetValue(system) && !Environment.IsPrivilegedProcess))))
+            {
+                HostFile.Error($"lodge: {line}");
+            }
+            return 0;
+        });
+        ImageManual.AddTo(command, ServiceManual);
+        return command;
     }
 
     private static int Run(bool json, bool probe)

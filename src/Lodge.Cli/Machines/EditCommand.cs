@@ -6,6 +6,7 @@ using Lodge.Cli.Console;
 using Lodge.Cli.Image;
 using Lodge.Cli.Run;
 using Lodge.Management;
+using Lodge.Management.Limits;
 using Lodge.Management.Machines;
 
 namespace Lodge.Cli.Machines;
@@ -15,11 +16,13 @@ internal static class EditCommand
 {
     private const string Manual = """
 
-        Options replace those that the machine has; --unset takes one away. Without options the definition opens in $VISUAL or $EDITOR. A machine that runs has the change after the next 'lodge restart'.
+        Options replace those that the machine has; --unset takes one away. Without options the definition opens in $VISUAL or $EDITOR. A machine that runs has its limits (--cpu-shares, --cpu-quota, --cpu-set, --memory-limit,
+        --io-weight, --pids-limit) changed at once, and the rest after the next 'lodge restart'.
 
         Examples:
           lodge edit web --memory 4G --cpus 4
           lodge edit web --unset publish --autostart on
+          lodge edit web --cpu-quota 50%
           EDITOR=nano lodge edit web
 
         """;
@@ -52,7 +55,16 @@ internal static class EditCommand
             {
                 store.Edit(machine, old => Change(old, options, gone, starts, store.Get(machine)));
             }
-            if (store.Get(machine).IsRunning())
+            if (!store.Get(machine).IsRunning())
+            {
+                return 0;
+            }
+            string[] changed = [.. options.Keys, .. gone];
+            if (changed.Length == 0 || changed.Any(MachineLimits.Options.Contains))
+            {
+                ApplyLimits(store, machine);
+            }
+            if (!changed.All(MachineLimits.Options.Contains) || (changed.Length == 0 && starts is null))
             {
                 HostFile.Error($"lodge: machine '{machine}' runs; it has the change after: lodge restart {machine}");
             }
@@ -60,6 +72,20 @@ internal static class EditCommand
         });
         ImageManual.AddTo(command, Manual);
         return command;
+    }
+
+    /// <summary>Sets the limits of a machine that runs, by this process: the machine's own may not.</summary>
+    private static void ApplyLimits(MachineStore store, string name)
+    {
+        (MachineFolder folder, MachineDefinition definition) = store.Read(name);
+        try
+        {
+            MachineGroup.Change(ControlGroups.OfHost(), definition.Id, DefinitionOptions.Read(definition, folder).Limits);
+        }
+        catch (ManagementException e)
+        {
+            throw new ManagementException($"machine '{name}' has its new limits from its next start: {e.Message}", e);
+        }
     }
 
     private static MachineDefinition Change(MachineDefinition old, Dictionary<string, IReadOnlyList<string>> options, string[] gone, bool? autostart, MachineFolder folder)

@@ -134,6 +134,13 @@ internal static class LifeCommands
                 }
             }
         }
+        WaitForEnd(machine, end, time);
+        MachineGroup.RemoveEnded(ControlGroups.OfHost());
+    }
+
+    private static void WaitForEnd(MachineFolder machine, DateTimeOffset end, TimeSpan time)
+    {
+        string name = machine.Name;
         while (machine.Exists && machine.IsRunning())
         {
             if (DateTimeOffset.Now >= end)

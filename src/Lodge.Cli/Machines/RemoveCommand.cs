@@ -1,4 +1,5 @@
 using System.CommandLine;
+using Lodge.Management.Limits;
 using Lodge.Management.Machines;
 
 namespace Lodge.Cli.Machines;
@@ -21,6 +22,7 @@ internal static class RemoveCommand
                 LifeCommands.Stop(name, force: true, patience: null);
             }
             store.Remove(name);
+            MachineGroup.RemoveEnded(ControlGroups.OfHost());
         }));
         return command;
     }

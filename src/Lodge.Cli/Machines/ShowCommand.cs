@@ -43,6 +43,7 @@ internal static class ShowCommand
         if (report.Process is { } process)
         {
             Line("Process", $"{process}");
+            Line("Sandbox", SandboxText.Of(report));
             Line("Engine", report.Engine);
         }
         if (report.Definition is { } definition)

@@ -11,6 +11,10 @@ public static class HostFolders
     /// <exception cref="ManagementException">There is no home directory.</exception>
     public static string Cache => Named("XDG_CACHE_HOME", ".cache", null);
 
+    /// <summary>Settings of programs: <c>$XDG_CONFIG_HOME</c> or <c>~/.config</c>, without a folder of Lodge's.</summary>
+    /// <exception cref="ManagementException">There is no home directory.</exception>
+    internal static string Configuration => Path.GetDirectoryName(Named("XDG_CONFIG_HOME", ".config", null))!;
+
     private static string Named(string variable, string underHome, string? ofRoot)
     {
         string? root = Environment.GetEnvironmentVariable(variable);

@@ -49,7 +49,7 @@ public sealed class MachineGroup
         if (group.Processes().Count == 0)
         {
             group.RequireAll(limits);
-            throw new ManagementException("the running machine was started outside of the control groups that can be changed here; its limits hold from its next start");
+            throw new ManagementException("it was started outside of the control groups that can be changed here");
         }
         try
         {

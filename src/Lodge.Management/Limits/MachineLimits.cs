@@ -8,6 +8,9 @@ public sealed record MachineLimits
     /// <summary>Nothing is limited.</summary>
     public static MachineLimits None { get; } = new();
 
+    /// <summary>The options that set them, without dashes.</summary>
+    public static IReadOnlyList<string> Options { get; } = ["cpu-shares", "cpu-quota", "cpu-set", "memory-limit", "io-weight", "pids-limit"];
+
     /// <summary>Weight against other groups when CPUs are short, 2 to 262144; others have 1024.</summary>
     public int? CpuShares { get; init; }
 

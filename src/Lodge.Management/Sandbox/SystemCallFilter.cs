@@ -77,14 +77,19 @@ internal static class SystemCallFilter
     /// <summary>The program for some needs.</summary>
     public static BpfInstruction[] Assemble(SystemCallNeeds needs)
     {
-        Dictionary<int, Rule> rules = Always.ToDictionary(call => (int)call, _ => Rule.Allowed);
+        Rule[] rules = new Rule[(int)SystemCall.Last + 1];
+        rules.AsSpan().Fill(Rule.Refused);
+        foreach (SystemCall call in Always)
+        {
+            rules[(int)call] = Rule.Allowed;
+        }
         foreach ((SystemCall call, Rule rule) in Conditional(needs))
         {
             rules[(int)call] = rule;
         }
         BpfAssembler code = new();
         int foreign = code.NewLabel(), refuse = code.NewLabel(), allow = code.NewLabel(), absent = code.NewLabel();
-        Dictionary<Rule, int> checks = [];
+        List<(Rule Rule, int Label)> checks = [];
         code.Load(ArchitectureOffset);
         code.JumpUnless(BpfInstruction.JumpEqual, ArchitectureX8664, foreign);
         code.Load(NumberOffset);
@@ -93,9 +98,12 @@ internal static class SystemCallFilter
         List<(uint First, int Label)> ranges = [];
         for (int number = 0; number <= (int)SystemCall.Last; number++)
         {
-            Rule rule = rules.GetValueOrDefault(number, Rule.Refused);
-            int label = rule == Rule.Allowed ? allow : rule == Rule.Refused ? refuse : rule == Rule.NotThere ? absent
-                : checks.TryGetValue(rule, out int known) ? known : checks[rule] = code.NewLabel();
+            Rule rule = rules[number];
+            int label = rule == Rule.Allowed ? allow : rule == Rule.Refused ? refuse : rule == Rule.NotThere ? absent : code.NewLabel();
+            if (label != allow && label != refuse && label != absent)
+            {
+                checks.Add((rule, label));
+            }
             if (ranges.Count == 0 || ranges[^1].Label != label)
             {
                 ranges.Add(((uint)number, label));
