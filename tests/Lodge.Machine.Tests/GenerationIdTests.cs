@@ -85,8 +85,9 @@ public class GenerationIdTests
     {
         using VirtualMachine machine = Machine(s_first), other = Machine(s_second);
         byte[] state = machine.SaveState();
-        other.RestoreState(Edit(state, s => s with { Devices = [.. s.Devices.Where(d => d.Name != "vmgenid")] }));
+        other.RestoreState(Edit(state, s => s with { Devices = [.. s.Devices.Where(d => d.Name is not ("vmgenid" or "pci-hotplug" or "cpu-hotplug"))] }));
         Assert.Equal(s_second, other.Chipset.Generation.Value);
+        Assert.Equal([0], other.Chipset.ProcessorHotPlug.PresentPlaces);
         SavedStateException missing = Assert.Throws<SavedStateException>(() =>
             other.RestoreState(Edit(state, s => s with { Devices = [.. s.Devices.Where(d => d.Name != "hpet")] })));
         Assert.Contains("'hpet'", missing.Message, StringComparison.Ordinal);

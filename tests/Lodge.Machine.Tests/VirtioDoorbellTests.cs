@@ -61,6 +61,24 @@ public class VirtioDoorbellTests
     }
 
     [Fact]
+    public void AFunctionThatIsTakenAwayLeavesNone()
+    {
+        var doorbells = new FakeDoorbells();
+        using var listener = new EventListener();
+        using VirtioMachine machine = Create(doorbells, listener);
+        var driver = new VirtioGuestDriver(machine);
+        Assert.True(driver.Negotiate(ulong.MaxValue));
+        driver.SetUpQueue(0, 8);
+        driver.DriverOk();
+        Assert.Single(doorbells.Attached);
+        Assert.True(machine.Pci.Remove(machine.Function));
+        Assert.Empty(doorbells.Attached);
+        Assert.False(machine.Pci.Remove(machine.Function));
+        machine.Function.WriteConfiguration(PciRegisters.Command, [6, 0]); // a processor that was on its way there
+        Assert.Empty(doorbells.Attached);
+    }
+
+    [Fact]
     public void NotificationsReachTheDeviceByTheBusWhereDoorbellsAreRefused()
     {
         var doorbells = new FakeDoorbells { Refusing = true };
