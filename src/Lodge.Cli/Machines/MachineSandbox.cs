@@ -33,7 +33,7 @@ internal sealed record MachineSandbox(Confinement? Confinement, IReadOnlyList<st
         }
         EngineChoice.Prepare(options.Engine);
         bool root = Environment.IsPrivilegedProcess;
-        bool hostNetwork = options.Networks?.Any(card => card.Kind is not (NetworkKind.User or NetworkKind.None)) == true;
+        bool hostNetwork = HasHostNetwork(options);
         bool userNetwork = options.Networks is null || options.Networks.Any(card => card.Kind == NetworkKind.User);
         string[] addresses = [.. options.Disks.Select(disk => disk.Path).Where(DiskAddresses.IsAddress)];
         MachineSeal seal = new()
@@ -56,6 +56,9 @@ internal sealed record MachineSandbox(Confinement? Confinement, IReadOnlyList<st
         };
         return new MachineSandbox(confinement, seal.Arguments);
     }
+
+    /// <summary>Whether a machine has a card on a network of the host.</summary>
+    public static bool HasHostNetwork(RunOptions options) => options.Networks?.Any(card => card.Kind is not (NetworkKind.User or NetworkKind.None)) == true;
 
     private static IEnumerable<FileGrant> OfMachine(MachineFolder folder, MachineDefinition definition, RunOptions options)
     {

@@ -49,7 +49,7 @@ internal sealed record MachineSeal
         {
             Internet = Internet,
             UnixSockets = UnixSockets,
-            FileOwners = Shares,
+            Shares = Shares,
             KillsChildren = ProcessSeal.Landlock.Signals,
         });
     }

@@ -73,7 +73,7 @@ internal sealed unsafe partial class SandboxProbe(MachineFolder own, MachineFold
         yield return ("read another machine's definition", () => Open($"{otherFolder}/machine.json", read));
         yield return ("list another machine's folder", () => Open(otherFolder, read | folder));
         yield return ("write another machine's status", () => Open($"{otherFolder}/work/status.json", readWrite));
-        yield return ("read another machine's console", () => Open($"{otherFolder}/work/console.log", read));
+        yield return ("read another machine's log", () => Open($"{otherFolder}/lodge.log", read));
         yield return ("list all machines", () => Open(Path.GetDirectoryName(otherFolder)!, read | folder));
         yield return ("write its own definition", () => Open($"{ownFolder}/machine.json", write));
         yield return ("replace its own definition", () =>

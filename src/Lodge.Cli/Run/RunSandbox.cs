@@ -17,7 +17,7 @@ internal static class RunSandbox
                 UnixSockets = options.Vsock is not null || options.Disks.Any(disk => DiskAddresses.IsAddress(disk.Path)),
                 // A card is taken off a network of the host by programs, when the run ends.
                 Programs = options.Networks?.Any(card => card.Kind is not (NetworkKind.User or NetworkKind.None)) == true,
-                FileOwners = options.Shares.Count != 0,
+                Shares = options.Shares.Count != 0,
             });
         }
         catch (IOException e)

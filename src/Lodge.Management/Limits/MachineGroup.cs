@@ -9,7 +9,9 @@ public sealed class MachineGroup
     private readonly IReadOnlyDictionary<string, ControlGroupPlace> _places;
     private readonly string _name;
 
-    private MachineGroup(ControlGroups groups, IReadOnlyDictionary<string, ControlGroupPlace> places, Guid id) => (_groups, _places, _name) = (groups, places, Name(id));
+    private readonly MachineLimits _limits;
+
+    private MachineGroup(ControlGroups groups, Guid id, MachineLimits limits) => (_groups, _places, _name, _limits) = (groups, groups.Places(), Name(id), limits);
 
     /// <summary>Makes a machine's group, or takes the one that is there, and sets its limits.</summary>
     /// <param name="groups">The host's groups.</param>
@@ -19,11 +21,10 @@ public sealed class MachineGroup
     /// <exception cref="ManagementException">A limit is wanted that this host, or this user, cannot set.</exception>
     public static MachineGroup? Create(ControlGroups groups, Guid id, MachineLimits limits)
     {
-        MachineGroup group = new(groups, groups.Places(), id);
+        MachineGroup group = new(groups, id, limits);
         try
         {
-            group.Make(limits);
-            group.Write(limits);
+            group.Ensure();
             return group._places.Count == 0 ? null : group;
         }
         catch (Exception e) when (e is IOException or UnauthorizedAccessException)
@@ -45,7 +46,7 @@ public sealed class MachineGroup
     /// <exception cref="ManagementException">The machine has no group, or a limit cannot be set.</exception>
     public static void Change(ControlGroups groups, Guid id, MachineLimits limits)
     {
-        MachineGroup group = new(groups, groups.Places(), id);
+        MachineGroup group = new(groups, id, limits);
         if (group.Processes().Count == 0)
         {
             group.RequireAll(limits);
@@ -53,12 +54,11 @@ public sealed class MachineGroup
         }
         try
         {
-            group.Make(limits);
+            group.Ensure();
             foreach (int process in group.Processes())
             {
                 group.Add(process); // a controller that was not there when it was started
             }
-            group.Write(limits);
         }
         catch (Exception e) when (e is IOException or UnauthorizedAccessException)
         {
@@ -67,7 +67,7 @@ public sealed class MachineGroup
     }
 
     /// <summary>Removes a machine's group when its process has ended.</summary>
-    public static void Remove(ControlGroups groups, Guid id) => new MachineGroup(groups, groups.Places(), id).Remove();
+    public static void Remove(ControlGroups groups, Guid id) => new MachineGroup(groups, id, MachineLimits.None).Remove();
 
     /// <summary>Removes all groups without a process: those of machines that ended, or were killed.</summary>
     public static void RemoveEnded(ControlGroups groups)
@@ -85,9 +85,21 @@ public sealed class MachineGroup
     /// <exception cref="IOException">The host refuses.</exception>
     public void Add(int process)
     {
-        foreach (string folder in Folders())
+        const int mostTries = 10;
+        for (int tries = 1; ; tries++)
         {
-            WriteFile(Path.Combine(folder, "cgroup.procs"), Number(process));
+            try
+            {
+                foreach (string folder in Folders())
+                {
+                    WriteFile(Path.Combine(folder, "cgroup.procs"), Number(process));
+                }
+                return;
+            }
+            catch (Exception e) when (e is IOException && tries < mostTries)
+            {
+                Ensure(); // another command has taken it for one of a machine that ended
+            }
         }
     }
 
@@ -98,6 +110,12 @@ public sealed class MachineGroup
         {
             RemoveFolder(folder);
         }
+    }
+
+    private void Ensure()
+    {
+        Make(_limits);
+        Write(_limits);
     }
 
     /// <summary>The processes in it.</summary>

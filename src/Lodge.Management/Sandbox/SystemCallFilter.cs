@@ -16,8 +16,8 @@ public sealed record SystemCallNeeds(int Process)
     /// <summary>It starts programs: those that take a card off a network when a run in the foreground ends.</summary>
     public bool Programs { get; init; }
 
-    /// <summary>A share's server makes files with the guest's owners.</summary>
-    public bool FileOwners { get; init; }
+    /// <summary>It serves shared folders: it makes files with the guest's owners, symbolic links and pipes.</summary>
+    public bool Shares { get; init; }
 }
 
 /// <summary>
@@ -53,7 +53,7 @@ internal static class SystemCallFilter
         SystemCall.Pause, SystemCall.Nanosleep, SystemCall.Getpid, SystemCall.Sendfile, SystemCall.Connect, SystemCall.Accept, SystemCall.Sendto, SystemCall.Recvfrom, SystemCall.Sendmsg,
         SystemCall.Recvmsg, SystemCall.Shutdown, SystemCall.Bind, SystemCall.Listen, SystemCall.Getsockname, SystemCall.Getpeername, SystemCall.Setsockopt, SystemCall.Getsockopt, SystemCall.Fork,
         SystemCall.Exit, SystemCall.Wait4, SystemCall.Uname, SystemCall.Fcntl, SystemCall.Flock, SystemCall.Fsync, SystemCall.Fdatasync, SystemCall.Truncate, SystemCall.Ftruncate, SystemCall.Getdents,
-        SystemCall.Getcwd, SystemCall.Chdir, SystemCall.Fchdir, SystemCall.Rename, SystemCall.Mkdir, SystemCall.Rmdir, SystemCall.Creat, SystemCall.Link, SystemCall.Unlink, SystemCall.Symlink,
+        SystemCall.Getcwd, SystemCall.Chdir, SystemCall.Fchdir, SystemCall.Rename, SystemCall.Mkdir, SystemCall.Rmdir, SystemCall.Creat, SystemCall.Link, SystemCall.Unlink,
         SystemCall.Readlink, SystemCall.Chmod, SystemCall.Fchmod, SystemCall.Chown, SystemCall.Fchown, SystemCall.Lchown, SystemCall.Umask, SystemCall.Gettimeofday, SystemCall.Getrlimit,
         SystemCall.Getrusage, SystemCall.Sysinfo, SystemCall.Times, SystemCall.Getuid, SystemCall.Getgid, SystemCall.Geteuid, SystemCall.Getegid, SystemCall.Getppid, SystemCall.Getpgrp,
         SystemCall.Getgroups, SystemCall.Getresuid, SystemCall.Getresgid, SystemCall.Getpgid, SystemCall.Getsid, SystemCall.RtSigpending, SystemCall.RtSigtimedwait, SystemCall.RtSigsuspend,
@@ -65,7 +65,7 @@ internal static class SystemCallFilter
         SystemCall.TimerSettime, SystemCall.TimerGettime, SystemCall.TimerGetoverrun, SystemCall.TimerDelete, SystemCall.ClockGettime, SystemCall.ClockGetres, SystemCall.ClockNanosleep,
         SystemCall.ExitGroup, SystemCall.EpollWait, SystemCall.EpollCtl, SystemCall.Utimes, SystemCall.Mbind, SystemCall.SetMempolicy, SystemCall.GetMempolicy, SystemCall.Waitid,
         SystemCall.InotifyInit, SystemCall.InotifyAddWatch, SystemCall.InotifyRmWatch, SystemCall.Openat, SystemCall.Mkdirat, SystemCall.Fchownat, SystemCall.Futimesat, SystemCall.Newfstatat,
-        SystemCall.Unlinkat, SystemCall.Renameat, SystemCall.Linkat, SystemCall.Symlinkat, SystemCall.Readlinkat, SystemCall.Fchmodat, SystemCall.Faccessat, SystemCall.Pselect6, SystemCall.Ppoll,
+        SystemCall.Unlinkat, SystemCall.Renameat, SystemCall.Linkat, SystemCall.Readlinkat, SystemCall.Fchmodat, SystemCall.Faccessat, SystemCall.Pselect6, SystemCall.Ppoll,
         SystemCall.SetRobustList, SystemCall.GetRobustList, SystemCall.Splice, SystemCall.Tee, SystemCall.SyncFileRange, SystemCall.Utimensat, SystemCall.EpollPwait, SystemCall.Signalfd,
         SystemCall.TimerfdCreate, SystemCall.Eventfd, SystemCall.Fallocate, SystemCall.TimerfdSettime, SystemCall.TimerfdGettime, SystemCall.Accept4, SystemCall.Signalfd4, SystemCall.Eventfd2,
         SystemCall.EpollCreate1, SystemCall.Dup3, SystemCall.Pipe2, SystemCall.InotifyInit1, SystemCall.Preadv, SystemCall.Pwritev, SystemCall.Recvmmsg, SystemCall.Syncfs, SystemCall.Sendmmsg,
@@ -185,10 +185,11 @@ internal static class SystemCallFilter
             yield return (SystemCall.Setsid, Rule.Allowed);
             yield return (SystemCall.Kill, Rule.Allowed);
         }
-        if (needs.FileOwners)
+        if (needs.Shares)
         {
             yield return (SystemCall.Setfsuid, Rule.Allowed);
             yield return (SystemCall.Setfsgid, Rule.Allowed);
+            yield return (SystemCall.Symlinkat, Rule.Allowed);
             yield return (SystemCall.Mknodat, Rule.Allowed); // pipes and sockets; devices need a capability that it has not
         }
     }

@@ -38,6 +38,18 @@ public sealed class ControlGroupsTests : IDisposable
     }
 
     [Fact]
+    public void AGroupThatAnotherCommandRemovedIsMadeAgain()
+    {
+        MachineGroup group = MachineGroup.Create(One(privileged: true), _id, new MachineLimits { CpuQuota = 150 })!;
+        Directory.Delete(group.Folder("memory")!, recursive: true);
+        Directory.Delete(group.Folder("cpu")!, recursive: true);
+        group.Add(99);
+        Assert.Equal("99", Read("sys/fs/cgroup/memory/lodge", "cgroup.procs"));
+        Assert.Equal("99", Read("sys/fs/cgroup/cpu/lodge", "cgroup.procs"));
+        Assert.Equal("150000", Read("sys/fs/cgroup/cpu/lodge", "cpu.cfs_quota_us"));
+    }
+
+    [Fact]
     public void VersionOneForAUserIsRefusedWithWhatToDo()
     {
         ControlGroups groups = One(privileged: false);

@@ -8,7 +8,7 @@ public sealed class SystemCallFilterTests
 {
     private const uint X8664 = 0xC000_003E, I386 = 0x4000_0003;
     private const int Self = 4711;
-    private static readonly SystemCallNeeds _least = new(Self), _internet = new(Self) { Internet = true }, _unix = new(Self) { UnixSockets = true }, _programs = new(Self) { Programs = true }, _shares = new(Self) { FileOwners = true };
+    private static readonly SystemCallNeeds _least = new(Self), _internet = new(Self) { Internet = true }, _unix = new(Self) { UnixSockets = true }, _programs = new(Self) { Programs = true }, _shares = new(Self) { Shares = true };
 
     [Fact]
     public void CallsThatDotNetNeedsAreAllowed()
@@ -38,6 +38,8 @@ public sealed class SystemCallFilterTests
     [InlineData(248, "add_key")]
     [InlineData(250, "keyctl")]
     [InlineData(259, "mknodat")]
+    [InlineData(88, "symlink")]
+    [InlineData(266, "symlinkat")]
     [InlineData(272, "unshare")]
     [InlineData(297, "rt_tgsigqueueinfo")]
     [InlineData(298, "perf_event_open")]
@@ -165,13 +167,13 @@ public sealed class SystemCallFilterTests
         Assert.Equal(SystemCallFilter.Allow, Run(_shares, 122));
         Assert.Equal(SystemCallFilter.Refuse, Run(_shares, 105));
         int[] all = [.. Enumerable.Range(0, 470).Where(number => Run(_least, number) != Run(_shares, number))];
-        Assert.Equal([122, 123, 259], all);
+        Assert.Equal([122, 123, 259, 266], all);
     }
 
     [Fact]
     public void TheProgramIsOneThatTheKernelTakes()
     {
-        BpfInstruction[] program = SystemCallFilter.Assemble(_internet with { UnixSockets = true, FileOwners = true, Programs = true, KillsChildren = true });
+        BpfInstruction[] program = SystemCallFilter.Assemble(_internet with { UnixSockets = true, Shares = true, Programs = true, KillsChildren = true });
         Assert.InRange(program.Length, 10, 4096); // BPF_MAXINSNS
         Assert.Equal(BpfInstruction.Return, program[^1].Code);
     }
