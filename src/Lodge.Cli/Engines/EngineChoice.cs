@@ -18,7 +18,7 @@ internal static class EngineChoice
     /// <param name="name"><c>auto</c>, <c>kvm</c> or <c>translate</c>.</param>
     /// <param name="tell">Told, in one line, when the hardware was wanted where possible and is not used.</param>
     /// <exception cref="LodgeException"><c>kvm</c> was asked for and cannot be used.</exception>
-    public static IEngine Choose(string name, Action<string> tell) => Choose(name, () => KvmProblem(anew: false, out _), tell);
+    public static IEngine Choose(string name, Action<string> tell) => Choose(name, KnownProblem, tell);
 
     /// <summary>Finds out what a process that may not write the cache will ask.</summary>
     public static void Prepare(string name)
@@ -60,6 +60,22 @@ internal static class EngineChoice
         };
         EngineReport translate = new("translate", translation is null, translation, null, []);
         return problem is null ? [kvm, translate] : [translate, kvm];
+    }
+
+    /// <summary>Why KVM cannot be used, or null; what was found out since the host's start is believed.</summary>
+    private static string? KnownProblem()
+    {
+        VerdictMemo memo = new();
+        if (memo.Problem() is { } known)
+        {
+            return known;
+        }
+        string? problem = KvmProblem(anew: false, out ProbeReport? report);
+        if (report is { IsLasting: true } && problem is not null)
+        {
+            memo.Keep(problem);
+        }
+        return problem;
     }
 
     /// <summary>Why KVM cannot be used, or null.</summary>

@@ -125,6 +125,12 @@ internal sealed class RunArguments
     /// <summary>The options in the order of the help.</summary>
     public IReadOnlyList<Option> All => [_keep, _cloudInit, _kernel, _initrd, _append, _memory, _hugePages, _mergeable, _memoryLock, _processors, _cpu, _hyperv, _nested, _pmu, _pin, _cpuShares, _cpuQuota, _cpuSet, _memoryLimit, _ioWeight, _pidsLimit, _noSandbox, _disk, _cdrom, _net, _publish, _allow, _deny, _capture, _share, _vsock, _engine, _name, _gdb, _debugExit, _timeout, _trace, _verbose, _noTemplate];
 
+    /// <summary>What a command line without options asks for.</summary>
+    /// <param name="image">The image, or null.</param>
+    /// <param name="commandWords">What followed <c>--</c>, or null when there was no <c>--</c>.</param>
+    /// <exception cref="LodgeException">There is no command behind <c>--</c>.</exception>
+    public static RunOptions Plain(string? image, IReadOnlyList<string>? commandWords) => new() { Image = image, Command = Checked(commandWords, null, null) };
+
     /// <summary>What they ask for.</summary>
     /// <param name="parsed">The command line.</param>
     /// <param name="commandWords">What followed <c>--</c>, or null when there was no <c>--</c>.</param>

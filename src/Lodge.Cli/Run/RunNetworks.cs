@@ -27,6 +27,7 @@ internal sealed class RunNetworks : IDisposable
     // PCI class code; drivers match on the device ID only.
     private const uint ClassEthernet = 0x020000;
     private const int CommonQueuePairs = 8;
+    private const int EthernetHeader = 14;
     private readonly List<(NetworkOption Option, MacAddress Mac, ILink Link)> _cards = [];
     private readonly List<VirtioNetwork> _devices = [];
     private readonly List<NetworkAttachment> _attachments = [];
@@ -38,8 +39,13 @@ internal sealed class RunNetworks : IDisposable
 
     /// <summary>The cards of a run: those that were asked for, else one on a user network, or none when this host has no library for it, which is told.</summary>
     /// <exception cref="LodgeException">A port is to be published and there is no user network.</exception>
-    public static IReadOnlyList<NetworkOption> Choose(IReadOnlyList<NetworkOption>? asked, IReadOnlyList<PortForward> publish, string? capture, IReadOnlyList<FilterRule> rules)
+    /// <param name="guess">Whether it is enough that the library seems to be there: for a first look.</param>
+    public static IReadOnlyList<NetworkOption> Choose(IReadOnlyList<NetworkOption>? asked, IReadOnlyList<PortForward> publish, string? capture, IReadOnlyList<FilterRule> rules, bool guess = false)
     {
+        if (guess && asked is null && publish.Count == 0 && capture is null && rules.Count == 0 && UserNetwork.IsLikely)
+        {
+            return [NetworkOption.DefaultUser];
+        }
         List<NetworkOption> networks;
         if (asked is null)
         {
@@ -86,8 +92,9 @@ internal sealed class RunNetworks : IDisposable
     /// <summary>Opens all links.</summary>
     /// <param name="networks">From <see cref="WithAddresses"/>.</param>
     /// <param name="name">The machine's name, which networks tell others.</param>
+    /// <param name="late">Whether a user network to which nothing leads from outside may be opened when the guest first sends something: its guest knows its address already.</param>
     /// <exception cref="LodgeException">One cannot be opened.</exception>
-    public static RunNetworks Open(IReadOnlyList<NetworkOption> networks, string name)
+    public static RunNetworks Open(IReadOnlyList<NetworkOption> networks, string name, bool late = false)
     {
         RunNetworks cards = new();
         try
@@ -96,8 +103,14 @@ internal sealed class RunNetworks : IDisposable
             {
                 NetworkOption option = networks[i];
                 MacAddress mac = option.Mac!.Value;
-                ILink link = cards.OpenLink(option, mac, name, out FilterOptions filter);
-                cards._cards.Add((option, mac, cards.Decorate(option, mac, i, link, filter)));
+                int number = i;
+                ILink Whole()
+                {
+                    ILink link = cards.OpenLink(option, mac, name, out FilterOptions filter);
+                    return cards.Decorate(option, mac, number, link, filter);
+                }
+                bool waits = late && option is { Kind: NetworkKind.User, Capture: null } && option.User.Forwards.Count == 0;
+                cards._cards.Add((option, mac, waits ? new DeferredLink(Whole, Tell, OffloadingLink.All, option.User.Mtu + EthernetHeader) : Whole()));
             }
             return cards;
         }
@@ -112,6 +125,8 @@ internal sealed class RunNetworks : IDisposable
             throw;
         }
     }
+
+    private static void Tell(NetworkException e) => HostFile.Error($"lodge: a network cannot be used: {e.Message}");
 
     /// <summary>Adds the cards to a machine that is being made.</summary>
     public void AddDevices(Chipset chipset, int processors)

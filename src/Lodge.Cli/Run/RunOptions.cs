@@ -118,6 +118,9 @@ internal sealed record RunOptions
     /// <summary>Whether the run may be a clone of a template, and may make one.</summary>
     public bool Template { get; init; } = true;
 
+    /// <summary>Whether all that is wanted is a template.</summary>
+    public bool OnlyTemplate { get; init; }
+
     /// <summary>Program and arguments to run in the guest; empty for none.</summary>
     public IReadOnlyList<string> Command { get; init; } = [];
 

@@ -1,4 +1,3 @@
-using System.Security.Cryptography;
 using System.Text;
 using Lodge.Cli.Console;
 using Lodge.Cli.DefaultSystem;
@@ -44,7 +43,7 @@ internal sealed record RunPlan(
     public static RunPlan Create(RunOptions options, RunTemplate? template = null)
     {
         options.CloudInit?.RequireFiles();
-        bool interactive = options.Folder is null && Terminal.IsTerminal(HostFile.StandardInput) && Terminal.IsTerminal(HostFile.StandardOutput);
+        bool interactive = options.Folder is null && !options.OnlyTemplate && Terminal.IsTerminal(HostFile.StandardInput) && Terminal.IsTerminal(HostFile.StandardOutput);
         try
         {
             return options.Kernel is null && options.Initrd is null ? OfSystem(options, template, interactive) : OfUser(options, interactive);
@@ -85,22 +84,21 @@ internal sealed record RunPlan(
             command = ["sh"u8.ToArray()]; // a shell that reads its commands from standard input
         }
         // The first character does not occur again, see OutputPort.
-        string mark = "\x1e" + Convert.ToHexString(RandomNumberGenerator.GetBytes(16));
+        string mark = "\x1e" + Convert.ToHexString(HostRandom.Bytes(16));
         string terminal = Environment.GetEnvironmentVariable("TERM") is { Length: > 0 } type && interactive ? type : mode == CommandMode.Shell ? "vt100" : "dumb";
         if (options.Image is { } image)
         {
             return ImagePlan.Create(options, template, ImagePlan.Find(image), mode, interactive, mark, terminal, command);
         }
-        NetworkNeeds networks = NetworkNeeds.Of(options.Networks ?? []);
         byte[] Text() => CommandImage.RunText(mode, options.Name, terminal, template is null ? null : Terminal.Size(), mark, command);
         if (template is not null)
         {
             RunPlan plan = template.IsClone
                 ? new RunPlan(BootSource.FromBytes("template", Array.Empty<byte>()), [], "", mode, interactive, Encoding.ASCII.GetBytes(mark))
-                : Boot(CommandImage.Build(null, null, networks));
-            return plan with { GuestWaits = true, Command = () => CloneProgram.Input(DateTimeOffset.UtcNow, RandomNumberGenerator.GetBytes(CloneProgram.SeedLength), Text()) };
+                : Boot(CommandImage.Build(null, null, NetworkNeeds.Of(options.Networks ?? [])));
+            return plan with { GuestWaits = true, Command = () => CloneProgram.Input(DateTimeOffset.UtcNow, HostRandom.Bytes(CloneProgram.SeedLength), Text()) };
         }
-        return Boot(CommandImage.Build(Text(), Needs(options), networks, RunShares.Mounts(options.Shares)));
+        return Boot(CommandImage.Build(Text(), Needs(options), NetworkNeeds.Of(options.Networks ?? []), RunShares.Mounts(options.Shares)));
 
         RunPlan Boot(byte[] second)
         {

@@ -8,6 +8,7 @@ using Lodge.Engine;
 using Lodge.Engine.State;
 using Lodge.Machine;
 using Lodge.Machine.Debugging;
+using Lodge.Management.Templates;
 using Lodge.Network.Packets;
 
 namespace Lodge.Cli.Run;
@@ -31,14 +32,21 @@ internal static class RunSession
         HostResources.Check(options);
         IEngine engine = EngineChoice.Choose(options.Engine, line => HostFile.Error($"lodge: {line}"));
         RunTimes.Mark("engine");
-        IReadOnlyList<NetworkOption> cards = RunNetworks.Choose(options.Networks, options.Publish, options.Capture, options.NetworkRules);
+        IReadOnlyList<NetworkOption> Cards(bool guess) => RunNetworks.Choose(options.Networks, options.Publish, options.Capture, options.NetworkRules, guess);
+        IReadOnlyList<NetworkOption> cards = Cards(guess: options.Template);
         HostResources.Tell(options);
         RunTimes.Mark("network library");
         using RunTemplate? template = RunTemplate.Of(options, engine, cards);
+        if (options.OnlyTemplate && (template is null || template.IsClone))
+        {
+            return template is null
+                ? throw new LodgeException("there can be no template of such a machine: it is for the software engine and the default user network")
+                : TemplateCommand.Print($"{template.Name}\n"); // it is there already
+        }
         RunTimes.Mark("template");
         if (template is not { IsClone: true })
         {
-            return Run(options, engine, cards, template);
+            return Run(options, engine, options.Template ? Cards(guess: false) : cards, template);
         }
         try
         {
@@ -48,7 +56,7 @@ internal static class RunSession
         {
             // Of a machine that this one is not, whatever its key says: it boots instead.
             template.Discard();
-            return Run(options with { Template = false }, engine, cards, null);
+            return Run(options with { Template = false }, engine, Cards(guess: false), null);
         }
     }
 
@@ -72,7 +80,7 @@ internal static class RunSession
             using RunDisks disks = RunDisks.Open(plan.SystemDisk, options.Disks, plan.Seed);
             using RunShares shares = RunShares.Open(options.Shares, options.Memory);
             RunTimes.Mark("disks");
-            using RunNetworks networks = RunNetworks.Open(cards, options.Name);
+            using RunNetworks networks = RunNetworks.Open(cards, options.Name, late: isClone);
             using RunVsock sockets = RunVsock.Open(options.Vsock, notifies: plan.SystemDisk is not null);
             if (options.Verbose)
             {
@@ -106,8 +114,17 @@ internal static class RunSession
                 console.GuestWaits.ContinueWith(
                     _ =>
                     {
-                        template?.Make(machine, cards);
-                        console.GiveCommand();
+                        (TemplateDescription? made, string? problem) = template!.Make(machine, cards, options.OnlyTemplate);
+                        if (!options.OnlyTemplate)
+                        {
+                            console.GiveCommand();
+                            return;
+                        }
+                        if (made is not null)
+                        {
+                            TemplateCommand.Print($"{made.Key}\n");
+                        }
+                        end.Finish(made is null ? ExitStatus.CannotStart : 0, problem is null ? null : $"the template cannot be made: {problem}");
                     },
                     TaskScheduler.Default);
             }

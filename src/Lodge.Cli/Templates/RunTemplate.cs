@@ -1,3 +1,4 @@
+using System.Buffers.Binary;
 using System.Globalization;
 using System.Text;
 using Lodge.Cli.Console;
@@ -9,7 +10,6 @@ using Lodge.Engine.Processor;
 using Lodge.Engine.State;
 using Lodge.Engine.Translation;
 using Lodge.Machine;
-using Lodge.Management.Images;
 using Lodge.Management.Templates;
 using Lodge.Network;
 using Lodge.Storage.Disks;
@@ -20,17 +20,16 @@ namespace Lodge.Cli.Templates;
 internal sealed class RunTemplate : IDisposable
 {
     // How long a guest that waits is left alone before it becomes a template, so that what it does in the background is done.
-    private static readonly TimeSpan Settling = TimeSpan.FromMilliseconds(20), ImageSettling = TimeSpan.FromSeconds(1);
+    private static readonly TimeSpan Settling = TimeSpan.FromMilliseconds(20);
 
     private readonly TemplateStore _store;
     private readonly RunOptions _options;
     private readonly TemplateKey _key;
-    private readonly CpuModel _model;
     private SavedTemplate? _saved;
 
-    private RunTemplate(TemplateStore store, RunOptions options, TemplateKey key, CpuModel model)
+    private RunTemplate(TemplateStore store, RunOptions options, TemplateKey key)
     {
-        (_store, _options, _key, _model) = (store, options, key, model);
+        (_store, _options, _key) = (store, options, key);
         _saved = store.Open(key);
     }
 
@@ -53,24 +52,19 @@ internal sealed class RunTemplate : IDisposable
         {
             return null;
         }
-        List<string>? system = options.Image is null ? DefaultSystemParts(cards) : ImageParts(options);
-        if (system is null)
-        {
-            return null;
-        }
         CpuModel model = RunMachine.Model(options, engine);
         List<string> parts =
         [
             "form 1",
             $"lodge {Program.Version} {Build()}",
             $"engine {engine.Name}",
-            $"cpu {Convert.ToHexString(Bytes(model.Save() with { TimestampFrequency = 0 }))}",
+            $"cpu {Describe(model.Save())}",
             string.Create(CultureInfo.InvariantCulture, $"processors {options.Processors}"),
             string.Create(CultureInfo.InvariantCulture, $"memory {options.Memory}"),
             $"cards {string.Join(' ', cards.Select(c => c.Kind))}",
-            .. system,
+            .. DefaultSystemParts(),
         ];
-        return new RunTemplate(TemplateStore.ForUser(), options, new TemplateKey(parts), model);
+        return new RunTemplate(TemplateStore.ForUser(), options, new TemplateKey(parts));
     }
 
     /// <summary>The backing of a clone's memory.</summary>
@@ -105,7 +99,7 @@ internal sealed class RunTemplate : IDisposable
         {
             return (null, "it is there already, or another one is being made");
         }
-        Thread.Sleep(_options.Image is null ? Settling : ImageSettling);
+        Thread.Sleep(Settling);
         machine.Pause();
         try
         {
@@ -140,7 +134,7 @@ internal sealed class RunTemplate : IDisposable
     /// <summary>What is listed here is allowed, all else is not.</summary>
     private static bool Serves(RunOptions o, IEngine engine) =>
         engine is TranslationEngine
-        && o is { Kernel: null, Initrd: null, Append: "", Keep: false, CloudInit: null, Vsock: null, Named: false, Gdb: null, DebugExitPort: null, Verbose: false }
+        && o is { Image: null, Kernel: null, Initrd: null, Append: "", Keep: false, CloudInit: null, Vsock: null, Named: false, Gdb: null, DebugExitPort: null, Verbose: false }
         && o.Disks.Count == 0 && o.Shares.Count == 0
         && o.Backing is { HugePages: HugePages.None, Locked: false }
         && o.Processor == ProcessorOptions.None;
@@ -148,9 +142,9 @@ internal sealed class RunTemplate : IDisposable
     /// <summary>What happens to a card's traffic outside the machine is the run's own affair; what the guest sees of the card is not.</summary>
     private static bool Serves(NetworkOption card) =>
         card is { Kind: NetworkKind.User, Mac: null, Mtu: null, Queues: null, Vlan: 0, LinkUp: true }
-        && (card.User with { Forwards = [] }) == (NetworkOption.DefaultUser.User with { Forwards = [] });
+        && (ReferenceEquals(card, NetworkOption.DefaultUser) || (card.User with { Forwards = [] }) == (NetworkOption.DefaultUser.User with { Forwards = [] }));
 
-    private static List<string> DefaultSystemParts(IReadOnlyList<NetworkOption> cards)
+    private static List<string> DefaultSystemParts()
     {
         SystemCache cache = SystemCache.ForUser();
         SystemFiles files = cache.Named() ?? cache.Get(DebianSystem.Make);
@@ -160,37 +154,42 @@ internal sealed class RunTemplate : IDisposable
             $"kernel {TemplateKey.OfFile(files.Kernel)}",
             $"initramfs {TemplateKey.OfFile(files.Initramfs)}",
             $"command line {RunPlan.DefaultCommandLine(verbose: false)}",
-            $"setup {Convert.ToHexString(CommandImage.Build(null, null, NetworkNeeds.Of(cards)).AsSpan())}",
-        ];
-    }
-
-    private static List<string>? ImageParts(RunOptions options)
-    {
-        if (ImagePlan.Find(options.Image!) is not { KernelPath: { } kernel } image || !image.Manifest.HasCommandService || image.Manifest.HasCloudInit)
-        {
-            return null;
-        }
-        ImageManifest manifest = image.Manifest;
-        return
-        [
-            $"system {image.Name}",
-            $"kernel {TemplateKey.OfFile(kernel)}",
-            $"initrd {(image.InitrdPath is { } initrd ? TemplateKey.OfFile(initrd) : "none")}",
-            $"disk {TemplateKey.OfFile(image.DiskPath)}",
-            $"manifest {manifest.Format} {manifest.VirtualSize} {manifest.Root} {manifest.CommandLine} {manifest.BootsWithoutInitrd}",
         ];
     }
 
     /// <summary>Identity of Lodge's build: of each of its parts, as the compiler names it.</summary>
-    private static string Build() => string.Join(' ', ((ReadOnlySpan<Type>)
-        [
-            typeof(RunTemplate), typeof(TemplateStore), typeof(VirtualMachine), typeof(TranslationEngine), typeof(GuestMemory), typeof(IDisk), typeof(NetworkException),
-        ]).ToArray().Select(t => t.Module.ModuleVersionId.ToString("n")));
-
-    private static byte[] Bytes(CpuModelState model)
+    private static string Build()
     {
-        StateWriter writer = new();
-        writer.Nested(1, model);
-        return writer.ToArray();
+        StringBuilder text = new();
+        Span<byte> bytes = stackalloc byte[16];
+        foreach (Type type in (ReadOnlySpan<Type>)
+            [
+                typeof(RunTemplate), typeof(TemplateStore), typeof(VirtualMachine), typeof(TranslationEngine), typeof(GuestMemory), typeof(IDisk), typeof(NetworkException),
+            ])
+        {
+            type.Module.ModuleVersionId.TryWriteBytes(bytes);
+            text.Append(CultureInfo.InvariantCulture, $" {BinaryPrimitives.ReadUInt64LittleEndian(bytes):x}{BinaryPrimitives.ReadUInt64LittleEndian(bytes[8..]):x}");
+        }
+        return text.ToString();
+    }
+
+    /// <summary>The processor that the guest sees, but for the frequency, which is measured anew each time.</summary>
+    private static string Describe(CpuModelState model)
+    {
+        StringBuilder text = new(model.Name);
+        text.Append(CultureInfo.InvariantCulture, $" {model.Signature:x} {model.Vendor.Ebx:x} {model.Vendor.Ecx:x} {model.Vendor.Edx:x} {model.PhysicalBits}");
+        foreach (uint word in model.Features)
+        {
+            text.Append(CultureInfo.InvariantCulture, $" {word:x}");
+        }
+        foreach (int offset in model.ComponentOffsets)
+        {
+            text.Append(CultureInfo.InvariantCulture, $" {offset}");
+        }
+        foreach (CpuidResult leaf in model.Leaves)
+        {
+            text.Append(CultureInfo.InvariantCulture, $" {leaf.Eax:x}.{leaf.Ebx:x}.{leaf.Ecx:x}.{leaf.Edx:x}");
+        }
+        return text.ToString();
     }
 }

@@ -15,8 +15,8 @@ public sealed partial class CpuModel
         Vendor = _vendor with { Eax = 0 },
         Signature = Signature,
         PhysicalBits = PhysicalBits,
-        Features = [.. Enumerable.Range(0, (int)CpuFeatureWord.Count).Select(i => _features[(CpuFeatureWord)i])],
-        ComponentOffsets = [.. Enumerable.Range(0, 19).Select(Layout.Offset)],
+        Features = FeatureWords(),
+        ComponentOffsets = Offsets(),
         Leaves = [.. _caches, _amdLevel1, _amdLevel2, _performance, _svm],
         TimestampFrequency = TimestampFrequency,
         HyperV = _hyperV,
@@ -117,5 +117,26 @@ public sealed partial class CpuModel
     public static bool IsCloseEnough(long frequency, long other) => (Int128)Math.Abs(frequency - other) * 1_000_000 <= (Int128)frequency * TimestampTolerance;
 
     // Names come out of a file.
+    // Loops, as every machine that starts comes here: queries over numbers are compiled at each start.
+    private uint[] FeatureWords()
+    {
+        uint[] words = new uint[(int)CpuFeatureWord.Count];
+        for (int i = 0; i < words.Length; i++)
+        {
+            words[i] = _features[(CpuFeatureWord)i];
+        }
+        return words;
+    }
+
+    private int[] Offsets()
+    {
+        int[] offsets = new int[19];
+        for (int i = 0; i < offsets.Length; i++)
+        {
+            offsets[i] = Layout.Offset(i);
+        }
+        return offsets;
+    }
+
     private static string Printable(string name) => new([.. name.Take(32).Select(c => char.IsAsciiLetterOrDigit(c) || c is '-' or '_' or '.' ? c : '?')]);
 }

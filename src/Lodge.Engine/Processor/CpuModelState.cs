@@ -91,16 +91,44 @@ public sealed record CpuModelState : ISavedState<CpuModelState>
             Vendor = new CpuidResult(0, (uint)vendor[0], (uint)vendor[1], (uint)vendor[2]),
             Signature = reader.UInt32(3),
             PhysicalBits = bits,
-            Features = [.. features.Select(f => (uint)f)],
-            ComponentOffsets = [.. offsets.Select(o => (int)o)],
+            Features = Words(features),
+            ComponentOffsets = Numbers(offsets),
             Leaves = Results(leaves),
             HyperV = Results(enlightenments),
             TimestampFrequency = (long)reader.UInt64(9, 0, MaximumFrequency),
         };
     }
 
-    private static CpuidResult[] Results(ulong[] values) =>
-        [.. Enumerable.Range(0, values.Length / 4).Select(i => new CpuidResult((uint)values[i * 4], (uint)values[(i * 4) + 1], (uint)values[(i * 4) + 2], (uint)values[(i * 4) + 3]))];
+    // Loops, as every clone comes here: queries over numbers are compiled at each start.
+    private static CpuidResult[] Results(ulong[] values)
+    {
+        CpuidResult[] results = new CpuidResult[values.Length / 4];
+        for (int i = 0; i < results.Length; i++)
+        {
+            results[i] = new CpuidResult((uint)values[i * 4], (uint)values[(i * 4) + 1], (uint)values[(i * 4) + 2], (uint)values[(i * 4) + 3]);
+        }
+        return results;
+    }
+
+    private static uint[] Words(ulong[] values)
+    {
+        uint[] words = new uint[values.Length];
+        for (int i = 0; i < words.Length; i++)
+        {
+            words[i] = (uint)values[i];
+        }
+        return words;
+    }
+
+    private static int[] Numbers(ulong[] values)
+    {
+        int[] numbers = new int[values.Length];
+        for (int i = 0; i < numbers.Length; i++)
+        {
+            numbers[i] = (int)values[i];
+        }
+        return numbers;
+    }
 
     private static ulong[] Narrow(ulong[] values, ulong maximum) =>
         Array.TrueForAll(values, v => v <= maximum) ? values : throw new SavedStateException("saved CPU model is malformed");

@@ -10,7 +10,8 @@ namespace Lodge.Network.Offloads;
 /// </summary>
 public sealed class OffloadingLink : LinkDecorator
 {
-    private const OffloadFeatures All = OffloadFeatures.Checksum | OffloadFeatures.TcpV4 | OffloadFeatures.TcpV6 | OffloadFeatures.TcpEcn | OffloadFeatures.UdpSegmentation;
+    /// <summary>What every such link takes from its card, see <see cref="SendOffloads"/>.</summary>
+    public const OffloadFeatures All = OffloadFeatures.Checksum | OffloadFeatures.TcpV4 | OffloadFeatures.TcpV6 | OffloadFeatures.TcpEcn | OffloadFeatures.UdpSegmentation;
     private const int BufferLength = 66 * 1024;
     private const int LeastBuffer = 65_562; // see ILink.TryReceive
     private const int MostDrops = 64;

@@ -9,6 +9,9 @@ namespace Lodge.Network.User;
 /// </summary>
 internal sealed unsafe class SlirpLibrary
 {
+    /// <summary>Where the library's file is commonly.</summary>
+    internal static readonly string[] Places = ["/usr/lib/x86_64-linux-gnu/libslirp.so.0", "/usr/lib64/libslirp.so.0", "/usr/lib/libslirp.so.0"];
+
     /// <summary>Debian's package that has the library.</summary>
     public const string Package = "libslirp0";
 

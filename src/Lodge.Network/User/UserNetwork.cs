@@ -19,6 +19,9 @@ public static class UserNetwork
         }
     }
 
+    /// <summary>Whether the library's file seems to be there, at the places where distributions have it: a guess that costs nothing. <see cref="Problem"/> tells for certain.</summary>
+    public static bool IsLikely => SlirpLibrary.Places.Any(File.Exists);
+
     /// <summary>Opens one with its own thread; ports are published when it returns.</summary>
     /// <exception cref="NetworkException">The library is missing, the options are not possible, or a port cannot be published.</exception>
     public static UserLink Open(UserNetworkOptions options)

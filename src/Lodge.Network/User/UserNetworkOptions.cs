@@ -12,10 +12,10 @@ public sealed record UserNetworkOptions
     public const int MaximumMtu = 65520;
 
     /// <summary>The IPv4 network, of 8 to 29 bits. The host is its address 2, the name server 3, the guest 15 (or 4 in a network that has no 15).</summary>
-    public IPNetwork Network { get; init; } = new(IPAddress.Parse("10.0.2.0"), 24);
+    public IPNetwork Network { get; init; } = new(new IPAddress([10, 0, 2, 0]), 24);
 
     /// <summary>The IPv6 network, of 64 bits, or null for none. The host is its address 2, the name server 3; guests make their own.</summary>
-    public IPNetwork? Network6 { get; init; } = new(IPAddress.Parse("fec0::"), 64);
+    public IPNetwork? Network6 { get; init; } = new(new IPAddress([0xFE, 0xC0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]), 64);
 
     /// <summary>
     /// MTU of the network in bytes, 1280 to <see cref="MaximumMtu"/>. The guest's long segments are taken whole whatever it is, and short ones to the guest are merged on their way, so a large one gains
