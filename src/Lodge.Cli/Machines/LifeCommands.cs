@@ -90,7 +90,7 @@ internal static class LifeCommands
             MachineSandbox sandbox = MachineSandbox.Plan(machine, definition, options);
             ControlGroups groups = ControlGroups.OfHost();
             MachineGroup.RemoveEnded(groups);
-            MachineGroup? group = MachineGroup.Create(groups, definition.Id, options.Limits);
+            using MachineGroup? group = MachineGroup.Create(groups, definition.Id, options.Limits);
             MachineLauncher.Start(machine, [.. sandbox.Arguments, .. arguments], sandbox.Confinement, group, tell);
         }
         catch (LodgeException e)
