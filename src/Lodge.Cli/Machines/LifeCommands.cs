@@ -18,10 +18,11 @@ internal static class LifeCommands
     {
         Argument<string[]> names = OrAll();
         Option<bool> autostart = new("--autostart") { Description = "All machines that are to start with the host" };
-        Command command = new("start", "Start machines in the background; a saved one goes on where it was") { names, autostart };
+        Option<bool> fresh = new("--fresh") { Description = "Forget where a saved machine was: it boots" };
+        Command command = new("start", "Start machines in the background; a saved one goes on where it was") { names, autostart, fresh };
         command.SetAction(parsed => MachineCommands.Each(
             Choose(parsed.GetValue(names)!, parsed.GetValue(autostart), "--autostart", report => report.Definition?.Autostart == true && report.State is MachineStates.Stopped or MachineStates.Saved),
-            name => Start(name)));
+            name => Start(name, parsed.GetValue(fresh))));
         return command;
     }
 
@@ -66,10 +67,14 @@ internal static class LifeCommands
 
     /// <summary>Starts a machine and returns when its guest runs.</summary>
     /// <exception cref="ManagementException">It runs already or cannot be started.</exception>
-    public static void Start(string name)
+    public static void Start(string name, bool fresh = false)
     {
         MachineStore.ForUser().Changing(name, machine =>
         {
+            if (fresh && !machine.IsRunning())
+            {
+                SavedGuest.Forget(machine);
+            }
             Launch(machine, [], line => HostFile.Error($"lodge: {name}: {line}"));
             return true;
         });

@@ -20,6 +20,8 @@ internal static class MachineCommands
         ["pause"] = _ => LifeCommands.CreatePause(),
         ["resume"] = _ => LifeCommands.CreateResume(),
         ["reset"] = _ => LifeCommands.CreateReset(),
+        ["save"] = _ => SaveCommands.CreateSave(),
+        ["restore"] = _ => SaveCommands.CreateRestore(),
         ["remove"] = _ => RemoveCommand.Create(),
         ["rename"] = _ => RenameCommand.Create(),
         ["list"] = _ => ListCommand.Create(),

@@ -128,10 +128,12 @@ internal sealed class MachineProcess
         using RunShares shares = RunShares.Open(options.Shares, options.Memory);
         using RunNetworks networks = RunNetworks.Open(cards, options.Name);
         using RunVsock sockets = RunVsock.Open(options.Vsock, notifies: plan.SystemDisk is not null);
-        using VirtualMachine machine = RunMachine.Create(engine, options, plan, consoles.Guest, disks, networks, shares, sockets);
+        using SavedGuest? saved = SavedGuest.Open(_folder);
+        using VirtualMachine machine = RunMachine.Create(engine, options, plan, consoles.Guest, disks, networks, shares, sockets, restored: saved is not null);
+        saved?.RestoreInto(machine);
         machine.Completion.ContinueWith(_ => _end.Finish(_commandStatus ?? ExitStatus.PowerOff, null), TaskScheduler.Default);
         using PosixSignalRegistration termination = PosixSignalRegistration.Create(PosixSignal.SIGTERM, context => Terminate(context, machine));
-        MachineControl control = new(this, machine, consoles, networks, options);
+        MachineControl control = new(this, machine, consoles, disks, networks, options);
         using ControlServer server = new(_folder.ControlSocket, control.Routes);
         _seal?.Apply(_folder.Work);
         if (_probe is not null)
@@ -140,9 +142,10 @@ internal sealed class MachineProcess
             report.Started();
             return new RunOutcome(ExitStatus.PowerOff, "probed");
         }
+        saved?.Forget();
         machine.Start();
         Tell(MachineStates.Running);
-        Record("started", null);
+        Record(saved is null ? "started" : "restored", null);
         report.Started();
         RunOutcome outcome = _end.Wait(null);
         Tell(MachineStates.Stopping);

@@ -113,6 +113,26 @@ internal sealed class RunDisks : IDisposable
         }
     }
 
+    /// <summary>Makes durable what was written, of a machine that stands still.</summary>
+    /// <exception cref="DiskException">A disk fails; the message names it.</exception>
+    public void Flush()
+    {
+        foreach ((DiskOption option, IDisk disk) in _disks)
+        {
+            if (!disk.IsReadOnly)
+            {
+                try
+                {
+                    disk.FlushAsync().AsTask().GetAwaiter().GetResult();
+                }
+                catch (DiskException e)
+                {
+                    throw new DiskException(e.Error, $"disk '{option.Path}': {e.Message}", e);
+                }
+            }
+        }
+    }
+
     /// <summary>Closes the images; after the machine has been disposed.</summary>
     public void Dispose()
     {
