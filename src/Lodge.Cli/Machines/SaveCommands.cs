@@ -40,13 +40,30 @@ internal static class SaveCommands
     private static void Save(string name)
     {
         MachineFolder machine = MachineStore.ForUser().Get(name);
+        ManagementException? refused = null;
         using (ControlClient client = ControlClient.Connect(machine))
         {
-            client.DoAsync("POST", "/v1/save").GetAwaiter().GetResult();
+            try
+            {
+                client.DoAsync("POST", "/v1/save").GetAwaiter().GetResult();
+            }
+            catch (ManagementException e)
+            {
+                refused = e;
+            }
         }
+        // A process that has done it may end before it can answer; one that has not goes on, or was ended by something else.
         while (machine.Exists && machine.IsRunning())
         {
+            if (refused is not null && machine.ReadStatus() is { State: MachineStates.Running or MachineStates.Paused })
+            {
+                throw refused;
+            }
             Thread.Sleep(Between);
+        }
+        if (!File.Exists(machine.Saved))
+        {
+            throw refused ?? new ManagementException($"machine '{name}' ended and was not saved");
         }
     }
 }
