@@ -77,6 +77,68 @@ public sealed partial class SavedMachineCommandTests : IDisposable
         Assert.Contains("machine 'one' is not saved; to let it boot: lodge start one", error, StringComparison.Ordinal);
     }
 
+    [Fact]
+    public void Snapshots_are_made_gone_back_to_and_removed()
+    {
+        Assert.SkipUnless(File.Exists("/usr/bin/qemu-img"), "qemu-img is missing: install the package qemu-utils");
+        (int status, string output, string error) = LodgeProcess.Script(Setting + """
+            disk=$XDG_DATA_HOME/d.qcow2
+            lodge image create -f qcow2 "$disk" 16M >/dev/null
+            # Its memory and its disk say the same, always.
+            lodge create --name two --no-sandbox --net none --memory 256M --disk "$disk" -- sh -c 'i=0; while :; do
+                i=$((i+1)); printf %08d $i >/tmp/kept; dd if=/tmp/kept of=/dev/vda conv=notrunc,fsync 2>/dev/null; [ "$(head -c 8 /dev/vda)" = "$(cat /tmp/kept)" ] || echo wrong
+                echo tick $i; usleep 200000
+                [ "$(head -c 8 /dev/vda)" = "$(printf %08d $i)" ] || echo wrong disk; done' >/dev/null
+            lodge start two
+            until_tick two 3
+            lodge snapshot create two first --description 'a first one'
+            first=$(lodge logs two | grep tick | tail -1)
+            n=$(lodge logs two | grep -c tick)
+            until_tick two $((n + 3))
+            lodge snapshot create two second
+            lodge snapshot create two disks --no-memory
+            lodge snapshot create two first && exit 1
+            echo "tree:"; lodge snapshot tree two
+            lodge snapshot revert two first
+            until_tick two 3
+            lodge snapshot create two branch
+            lodge snapshot remove two second
+            lodge pause two
+            lodge snapshot create two held
+            echo "tree:"; lodge snapshot tree two
+            lodge save two
+            lodge snapshot create two saved
+            lodge snapshot revert two saved
+            n=$(lodge logs two | grep -c tick)
+            until_tick two $((n + 2))
+            lodge logs two
+            mkdir "$XDG_DATA_HOME/lodge/machines/two/work/snapshots/0badc0de" # as one that was killed leaves it
+            qemu-img snapshot -l -U "$disk" | grep -c lodge-
+            lodge stop --force two
+            qemu-img snapshot -c lodge-0badc0de "$disk"
+            lodge snapshot revert two disks
+            lodge list | grep stopped
+            lodge snapshot revert two none && exit 1
+            for s in first disks branch held; do lodge snapshot remove two $s; done
+            lodge snapshot list two
+            qemu-img snapshot -l "$disk" | grep -c lodge-
+            qemu-img check -q "$disk"
+            ls "$XDG_DATA_HOME/lodge/machines/two/work/snapshots" | wc -l
+            lodge snapshot show two saved
+            lodge remove two
+            """, _folder);
+        Assert.True(status == 0, $"{status}: {output}{error}");
+        Assert.DoesNotContain("wrong", output, StringComparison.Ordinal);
+        Assert.Contains("tree:\nfirst\n  second\n    disks *\n", output, StringComparison.Ordinal);
+        Assert.Contains("tree:\nfirst\n  disks\n  branch\n    held *\n", output, StringComparison.Ordinal);
+        Assert.Matches(@"(?m)^5$", output); // the disk has those that are there
+        Assert.Matches(@"(?m)^two +stopped", output);
+        Assert.Matches(@"(?m)^saved +[0-9a-f]{8} .* [0-9.]+M +", output);
+        Assert.Matches(@"(?m)^1\n2$", output); // one on the disk; its folder and 'current'
+        Assert.Contains("has a snapshot 'first' already", error, StringComparison.Ordinal);
+        Assert.Contains("has no snapshot 'none'", error, StringComparison.Ordinal);
+    }
+
     public void Dispose() => Directory.Delete(_folder, recursive: true);
 
     [GeneratedRegex(@"^tick (\d+) (\d+\.\d+)", RegexOptions.Multiline)]

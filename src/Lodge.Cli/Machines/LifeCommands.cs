@@ -90,6 +90,10 @@ internal static class LifeCommands
         }
         try
         {
+            if (new SnapshotStore(machine).Reverting is { } interrupted)
+            {
+                throw new ManagementException($"machine '{machine.Name}' was being brought back to a snapshot and that was interrupted; do it again: lodge snapshot revert {machine.Name} {interrupted}");
+            }
             MachineDefinition definition = machine.ReadDefinition(out string? problem) ?? throw new ManagementException($"machine '{machine.Name}' cannot be used: {problem}");
             RunOptions options = DefinitionOptions.Read(definition, machine);
             MachineSandbox sandbox = MachineSandbox.Plan(machine, definition, options);

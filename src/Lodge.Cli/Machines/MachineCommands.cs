@@ -22,6 +22,7 @@ internal static class MachineCommands
         ["reset"] = _ => LifeCommands.CreateReset(),
         ["save"] = _ => SaveCommands.CreateSave(),
         ["restore"] = _ => SaveCommands.CreateRestore(),
+        ["snapshot"] = _ => SnapshotCommands.Create(),
         ["remove"] = _ => RemoveCommand.Create(),
         ["rename"] = _ => RenameCommand.Create(),
         ["list"] = _ => ListCommand.Create(),

@@ -5,6 +5,7 @@ using Lodge.Cli.Run;
 using Lodge.Engine;
 using Lodge.Machine;
 using Lodge.Machine.Saving;
+using Lodge.Management;
 using Lodge.Management.Control;
 using Lodge.Management.GuestAgent;
 using Lodge.Management.Machines;
@@ -23,7 +24,7 @@ internal sealed class MachineControl(MachineProcess process, VirtualMachine mach
 {
     private const long LargestInput = 24 << 20; // 16 MiB, in base64
     private static readonly TimeSpan AgentTime = TimeSpan.FromSeconds(10);
-    private readonly Lock _gate = new();
+    private readonly Lock _gate = new(), _snapshotGate = new();
 
     /// <summary>The routes.</summary>
     public IReadOnlyList<ControlRoute> Routes =>
@@ -35,6 +36,12 @@ internal sealed class MachineControl(MachineProcess process, VirtualMachine mach
         new("POST", "/v1/resume", _ => Do(Resume)),
         new("POST", "/v1/reset", _ => Do(Reset)),
         new("POST", "/v1/save", _ => Do(Save)),
+        new("POST", "/v1/snapshots", request => Task.Run(() => ControlReply.Of(Snapshots(maker => maker.Create(request.Read(SnapshotJson.Default.SnapshotRequest))), SnapshotJson.Default.SnapshotRecord))),
+        new("DELETE", "/v1/snapshots/*", request => Task.Run(() => Do(() => Snapshots(maker =>
+        {
+            maker.Remove(request.Path);
+            return true;
+        })))),
         new("POST", "/v1/nmi", _ => Do(Nmi)),
         new("POST", "/v1/shutdown", ShutDownAsync),
         new("POST", "/v1/stop", _ => Do(() => process.Finish("stopped by force"))),
@@ -180,6 +187,25 @@ internal sealed class MachineControl(MachineProcess process, VirtualMachine mach
             }
             process.Record("saved", null);
             process.Finish("saved");
+        }
+    }
+
+    private T Snapshots<T>(Func<SnapshotMaker, T> action)
+    {
+        lock (_snapshotGate)
+        {
+            if (process.State is not (MachineStates.Running or MachineStates.Paused))
+            {
+                throw new ControlException(409, $"it is {process.State}");
+            }
+            try
+            {
+                return action(new SnapshotMaker(process.Folder, disks, machine));
+            }
+            catch (ManagementException e)
+            {
+                throw new ControlException(500, e.Message);
+            }
         }
     }
 

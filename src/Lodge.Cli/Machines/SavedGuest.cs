@@ -11,16 +11,23 @@ internal sealed class SavedGuest : IDisposable
 {
     private readonly MachineFolder _folder;
     private readonly SavedMachine _saved;
+    private readonly bool _stays;
 
-    private SavedGuest(MachineFolder folder, SavedMachine saved) => (_folder, _saved) = (folder, saved);
+    private SavedGuest(MachineFolder folder, SavedMachine saved, bool stays) => (_folder, _saved, _stays) = (folder, saved, stays);
 
-    /// <summary>Opens what is saved of a machine; null when nothing is.</summary>
+    /// <summary>Opens what a machine goes on with: a snapshot that was asked for, or what is saved of it; null when there is nothing.</summary>
+    /// <param name="folder">The machine's files.</param>
+    /// <param name="arguments">Arguments of its process.</param>
     /// <exception cref="LodgeException">It cannot be read.</exception>
-    public static SavedGuest? Open(MachineFolder folder)
+    public static SavedGuest? Open(MachineFolder folder, IReadOnlyList<string> arguments)
     {
         try
         {
-            return File.Exists(folder.Saved) ? new SavedGuest(folder, SavedMachine.Open(folder.Saved)) : null;
+            if (arguments.FirstOrDefault(static word => word.StartsWith(SnapshotCommands.FromArgument, StringComparison.Ordinal)) is { } word)
+            {
+                return new SavedGuest(folder, SavedMachine.Open(new SnapshotStore(folder).MemoryOf(word[SnapshotCommands.FromArgument.Length..])), stays: true);
+            }
+            return File.Exists(folder.Saved) ? new SavedGuest(folder, SavedMachine.Open(folder.Saved), stays: false) : null;
         }
         catch (Exception e) when (e is IOException or SavedStateException)
         {
@@ -42,9 +49,15 @@ internal sealed class SavedGuest : IDisposable
         }
     }
 
-    /// <summary>Removes the file, for good when it returns; memory that is not read yet still comes from it.</summary>
+    /// <summary>Removes the file if it is not a snapshot's, for good when it returns; memory that is not read yet still comes from it.</summary>
     /// <exception cref="LodgeException">The host refuses.</exception>
-    public void Forget() => Forget(_folder);
+    public void Forget()
+    {
+        if (!_stays)
+        {
+            Forget(_folder);
+        }
+    }
 
     /// <summary>Removes what is saved of a machine, if anything is.</summary>
     /// <exception cref="LodgeException">The host refuses.</exception>
