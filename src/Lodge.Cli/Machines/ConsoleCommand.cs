@@ -40,10 +40,7 @@ internal static class ConsoleCommand
         Start("console input", () =>
         {
             left = Type(stream, interactive);
-            if (left)
-            {
-                ended.Set();
-            }
+            ended.Set();
         });
         Start("console output", () =>
         {
@@ -55,7 +52,7 @@ internal static class ConsoleCommand
         signals.ForEach(signal => signal.Dispose());
         if (interactive)
         {
-            HostFile.Error(left ? $"\nlodge: left the console; '{name}' goes on" : $"\nlodge: '{name}' has ended");
+            HostFile.Error(left || machine.IsRunning() ? $"\nlodge: left the console; '{name}' goes on" : $"\nlodge: '{name}' has ended");
         }
         return 0;
     }
@@ -77,7 +74,7 @@ internal static class ConsoleCommand
         }
     }
 
-    /// <returns>Whether the user wants to leave; the end of an input that is no terminal only ends typing.</returns>
+    /// <returns>Whether the user left by Ctrl-]; the end of the input ends the view too.</returns>
     private static bool Type(Stream stream, bool interactive)
     {
         byte[] buffer = new byte[4096];
@@ -97,7 +94,7 @@ internal static class ConsoleCommand
         {
             // The machine has ended.
         }
-        return interactive;
+        return false;
     }
 
     private static void PassSize(MachineFolder machine, string query)

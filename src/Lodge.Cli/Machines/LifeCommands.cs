@@ -12,17 +12,17 @@ namespace Lodge.Cli.Machines;
 internal static class LifeCommands
 {
     private static readonly TimeSpan DefaultPatience = TimeSpan.FromSeconds(90), Between = TimeSpan.FromMilliseconds(20);
+    private static readonly TimeSpan BootTime = TimeSpan.FromMinutes(1), AskAgain = TimeSpan.FromMilliseconds(500);
 
     /// <summary>Builds <c>start</c>.</summary>
     public static Command CreateStart()
     {
         Argument<string[]> names = OrAll();
         Option<bool> autostart = new("--autostart") { Description = "All machines that are to start with the host" };
-        Option<bool> fresh = new("--fresh") { Description = "Forget where a saved machine was: it boots" };
-        Command command = new("start", "Start machines in the background; a saved one goes on where it was") { names, autostart, fresh };
+        Command command = new("start", "Start machines in the background; a saved one goes on where it was") { names, autostart };
         command.SetAction(parsed => MachineCommands.Each(
             Choose(parsed.GetValue(names)!, parsed.GetValue(autostart), "--autostart", report => report.Definition?.Autostart == true && report.State is MachineStates.Stopped or MachineStates.Saved),
-            name => Start(name, parsed.GetValue(fresh))));
+            name => Start(name)));
         return command;
     }
 
@@ -67,14 +67,10 @@ internal static class LifeCommands
 
     /// <summary>Starts a machine and returns when its guest runs.</summary>
     /// <exception cref="ManagementException">It runs already or cannot be started.</exception>
-    public static void Start(string name, bool fresh = false)
+    public static void Start(string name)
     {
         MachineStore.ForUser().Changing(name, machine =>
         {
-            if (fresh && !machine.IsRunning())
-            {
-                SavedGuest.Forget(machine);
-            }
             Launch(machine, [], line => HostFile.Error($"lodge: {name}: {line}"));
             return true;
         });
@@ -90,16 +86,12 @@ internal static class LifeCommands
         }
         try
         {
-            if (new SnapshotStore(machine).Reverting is { } interrupted)
-            {
-                throw new ManagementException($"machine '{machine.Name}' was being brought back to a snapshot and that was interrupted; do it again: lodge snapshot revert {machine.Name} {interrupted}");
-            }
             MachineDefinition definition = machine.ReadDefinition(out string? problem) ?? throw new ManagementException($"machine '{machine.Name}' cannot be used: {problem}");
             RunOptions options = DefinitionOptions.Read(definition, machine);
             MachineSandbox sandbox = MachineSandbox.Plan(machine, definition, options);
             ControlGroups groups = ControlGroups.OfHost();
             MachineGroup.RemoveEnded(groups);
-            using MachineGroup? group = MachineGroup.Create(groups, definition.Id, options.Limits);
+            MachineGroup? group = MachineGroup.Create(groups, definition.Id, options.Limits);
             MachineLauncher.Start(machine, [.. sandbox.Arguments, .. arguments], sandbox.Confinement, group, tell);
         }
         catch (LodgeException e)
@@ -115,8 +107,13 @@ internal static class LifeCommands
         MachineFolder machine = MachineStore.ForUser().Get(name);
         TimeSpan time = patience ?? DefaultPatience;
         DateTimeOffset end = DateTimeOffset.Now + time;
-        using (ControlClient client = ConnectOrKill(machine, force, out bool gone))
+        if (!machine.IsRunning())
         {
+            throw new ManagementException($"machine '{name}' does not run");
+        }
+        try
+        {
+            using ControlClient client = ConnectOrKill(machine, force, out bool gone);
             if (gone)
             {
                 return;
@@ -127,21 +124,12 @@ internal static class LifeCommands
             }
             else
             {
-                using CancellationTokenSource patient = new(time);
-                while (!Asked(client, patient.Token))
-                {
-                    // A guest that boots does not listen yet.
-                    if (DateTimeOffset.Now >= end || machine.ReadStatus() is { Since: var since } && DateTimeOffset.Now - since > TimeSpan.FromMinutes(1))
-                    {
-                        throw new ManagementException($"nothing in the guest of machine '{name}' listens to its power button; pull the plug: lodge stop --force {name}");
-                    }
-                    Thread.Sleep(500);
-                    if (!machine.IsRunning())
-                    {
-                        return;
-                    }
-                }
+                AskToEnd(client, machine, end);
             }
+        }
+        catch (ManagementException) when (EndsNow(machine))
+        {
+            // It ended while it was asked.
         }
         WaitForEnd(machine, end, time);
         MachineGroup.RemoveEnded(ControlGroups.OfHost());
@@ -158,6 +146,30 @@ internal static class LifeCommands
             }
             Thread.Sleep(Between);
         }
+    }
+
+    /// <summary>Asks until the guest listens: one that boots does not yet.</summary>
+    private static void AskToEnd(ControlClient client, MachineFolder machine, DateTimeOffset end)
+    {
+        using CancellationTokenSource patient = new(end - DateTimeOffset.Now);
+        while (!Asked(client, patient.Token) && machine.IsRunning())
+        {
+            if (DateTimeOffset.Now >= end || machine.ReadStatus() is { Since: var since } && DateTimeOffset.Now - since > BootTime)
+            {
+                throw new ManagementException($"nothing in the guest of machine '{machine.Name}' listens to its power button; pull the plug: lodge stop --force {machine.Name}");
+            }
+            Thread.Sleep(AskAgain);
+        }
+    }
+
+    /// <summary>Whether a machine that ran and did not answer is one that just ends.</summary>
+    private static bool EndsNow(MachineFolder machine)
+    {
+        for (int i = 0; i < 100 && machine.IsRunning() && machine.ReadStatus()?.State is MachineStates.Stopping or MachineStates.Stopped; i++)
+        {
+            Thread.Sleep(Between);
+        }
+        return !machine.IsRunning();
     }
 
     private static bool Asked(ControlClient client, CancellationToken cancellation)

@@ -46,6 +46,9 @@ public sealed record ControlReply
     /// <summary>Takes the connection over in both directions after status 101, in place of <see cref="Body"/>.</summary>
     public Func<Stream, CancellationToken, Task>? Upgrade { get; init; }
 
+    /// <summary>Called when the answer is written, or could not be: what ends the server.</summary>
+    public Action? After { get; init; }
+
     /// <summary>Done, and nothing to say.</summary>
     public static ControlReply Done { get; } = new() { Status = 204 };
 
@@ -138,7 +141,7 @@ public sealed class ControlServer : IDisposable
         }
         catch (HttpFormatException e)
         {
-            await TryRefuseAsync(connection, 400, e.Message).ConfigureAwait(false);
+            await TryRefuseAsync(connection, e.Status, e.Message).ConfigureAwait(false);
         }
         catch (Exception e) when (e is IOException or OperationCanceledException or ObjectDisposedException or SocketException)
         {
@@ -158,7 +161,7 @@ public sealed class ControlServer : IDisposable
         (ControlRoute? route, string rest, bool known) = Find(method, path);
         if (route is null)
         {
-            throw new HttpFormatException(known ? $"{method} is not for {path}" : $"there is no {path}");
+            throw known ? new HttpFormatException($"{method} is not for {path}", 405) : new HttpFormatException($"there is no {path}", 404);
         }
         byte[] body = await connection.ReadBodyAsync(head, route.LargestBody, _stop.Token).ConfigureAwait(false);
         ControlReply reply;
@@ -185,11 +188,21 @@ public sealed class ControlServer : IDisposable
             await connection.WriteLastChunkAsync(_stop.Token).ConfigureAwait(false);
             return true;
         }
-        await connection.WriteHeadAsync(
-            $"HTTP/1.1 {reply.Status} {Phrase(reply.Status)}",
-            reply.Status == 204 ? [] : [("Content-Type", reply.Type), ("Content-Length", reply.Body.Length.ToString(CultureInfo.InvariantCulture))],
-            _stop.Token).ConfigureAwait(false);
-        await connection.WriteAsync(reply.Body, _stop.Token).ConfigureAwait(false);
+        try
+        {
+            await connection.WriteHeadAsync(
+                $"HTTP/1.1 {reply.Status} {Phrase(reply.Status)}",
+                reply.Status == 204 ? [] : [("Content-Type", reply.Type), ("Content-Length", reply.Body.Length.ToString(CultureInfo.InvariantCulture))],
+                _stop.Token).ConfigureAwait(false);
+            if (!reply.Body.IsEmpty)
+            {
+                await connection.WriteAsync(reply.Body, _stop.Token).ConfigureAwait(false);
+            }
+        }
+        finally
+        {
+            reply.After?.Invoke(); // whether or not the peer waited for the answer
+        }
         return head["connection"]?.Equals("close", StringComparison.OrdinalIgnoreCase) != true;
     }
 
@@ -262,6 +275,7 @@ public sealed class ControlServer : IDisposable
         204 => "No Content",
         400 => "Bad Request",
         404 => "Not Found",
+        405 => "Method Not Allowed",
         409 => "Conflict",
         503 => "Service Unavailable",
         _ => "Error",

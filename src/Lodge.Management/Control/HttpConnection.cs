@@ -13,7 +13,13 @@ internal sealed record HttpHead(string StartLine, IReadOnlyDictionary<string, st
 }
 
 /// <summary>A peer that does not speak HTTP, or not the part of it that is spoken here.</summary>
-internal sealed class HttpFormatException(string message) : Exception(message);
+/// <param name="message">What is wrong.</param>
+/// <param name="status">Status of the answer.</param>
+internal sealed class HttpFormatException(string message, int status = 400) : Exception(message)
+{
+    /// <summary>Status of the answer.</summary>
+    public int Status => status;
+}
 
 /// <summary>
 /// HTTP/1.1 messages over a stream, for both sides of a control socket: heads of bounded size, bodies with a length or in chunks. Small on purpose: a machine's process shall

@@ -1,0 +1,61 @@
+using System.Text.Json;
+using Xunit;
+
+namespace Lodge.Guests.Tests;
+
+public sealed partial class DebianTests
+{
+    /// <summary>A Debian in the background as a new user would try it: commands and files by its agent, its console for two, properly turned off, its disk kept.</summary>
+    [Fact]
+    public void AMachineInTheBackgroundIsReachedByItsAgent()
+    {
+        Assert.SkipWhen(image.Missing is not null, image.Missing ?? "");
+        try
+        {
+            Assert.Equal("web\n", Ok("create", "debian", "--name", "web", "--memory", "768M", "--net", "none"));
+            Ok("start", "web");
+            Ok("wait", "web", "--for", "agent", "--timeout", "9m");
+            Assert.Equal("Linux web\n", Ok("exec", "web", "uname", "-sn"));
+            Assert.Equal((3, "", "wrong\n"), image.Run("exec", "web", "sh", "-c", "echo wrong >&2; exit 3"));
+            Assert.Equal((0, "typed b\n", ""), image.RunWithInput("typed", "exec", "-i", "-e", "A=b", "web", "--", "sh", "-c", "echo $(cat) $A"));
+
+            byte[] data = new byte[5_000_001];
+            new Random(7).NextBytes(data);
+            string file = Path.Combine(image.Folder, "data"), back = Path.Combine(image.Folder, "back");
+            File.WriteAllBytes(file, data);
+            Ok("copy", file, "web:/root/");
+            Assert.Equal("5000001\n", Ok("exec", "web", "stat", "-c", "%s", "/root/data"));
+            Ok("copy", "web:/root/data", back);
+            Assert.Equal(data, File.ReadAllBytes(back));
+            (int status, _, string error) = image.Run("copy", "web:/nix", back);
+            Assert.Equal(1, status);
+            Assert.Contains("No such file", error);
+            Assert.Equal(data, File.ReadAllBytes(back)); // a failure leaves the target alone
+
+            Ok("pause", "web");
+            Assert.Contains("its guest agent cannot answer", image.Run("exec", "web", "true").Error);
+            Ok("resume", "web");
+            Ok("exec", "web", "sh", "-c", "echo kept >/root/file; sync");
+            Ok("stop", "web", "--timeout", "9m");
+            using (JsonDocument shown = JsonDocument.Parse(Ok("show", "web", "--json")))
+            {
+                Assert.Equal("the guest turned its power off", shown.RootElement.GetProperty("end").GetProperty("reason").GetString());
+            }
+            Assert.Contains("debian", Ok("logs", "web"), StringComparison.OrdinalIgnoreCase);
+            Ok("start", "web");
+            Ok("wait", "web", "--for", "agent", "--timeout", "9m");
+            Assert.Equal("kept\n", Ok("exec", "web", "cat", "/root/file"));
+        }
+        finally
+        {
+            image.Run("remove", "--force", "web");
+        }
+    }
+
+    private string Ok(params string[] arguments)
+    {
+        (int status, string output, string error) = image.Run(arguments);
+        Assert.True(status == 0, $"lodge {string.Join(' ', arguments)} ended with {status}: {output}{error}");
+        return output;
+    }
+}
