@@ -55,4 +55,29 @@ public sealed class TimerServiceTests
         Assert.True(done.Wait(10_000));
         Assert.Equal([0, 1, 1, 1], expired);
     }
+
+    [Fact]
+    public void When_the_clock_has_stopped_no_callback_is_under_way()
+    {
+        var clock = new MachineClock();
+        using var service = new TimerService(clock);
+        using var begun = new ManualResetEventSlim();
+        bool ended = false;
+        MachineTimer timer = service.Create(() =>
+        {
+            begun.Set();
+            Thread.Sleep(50);
+            Volatile.Write(ref ended, true);
+        });
+        for (int i = 0; i < 5; i++)
+        {
+            clock.Start();
+            begun.Reset();
+            Volatile.Write(ref ended, false);
+            timer.Arm(clock.Now);
+            begun.Wait();
+            clock.Stop();
+            Assert.True(Volatile.Read(ref ended));
+        }
+    }
 }

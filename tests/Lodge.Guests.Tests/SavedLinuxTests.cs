@@ -20,12 +20,12 @@ namespace Lodge.Guests.Tests;
 public sealed partial class SavedLinuxTests(ITestOutputHelper output) : IDisposable
 {
     private const ulong MemorySize = 256 << 20;
-    private const int CountsBetween = 2;
+    private const int CountsBetween = 3;
 
     private static readonly TimeSpan s_hang = TimeSpan.FromMinutes(10);
     private static readonly int s_rounds = int.TryParse(Environment.GetEnvironmentVariable("LODGE_SAVE_ROUNDS"), out int rounds) ? rounds : 3; // one of them eager
 
-    // Each worker copies a file of noise and compares; a worker that sees other bytes, or a warning of the kernel, is told at once. Each count has a sum by the floating-point unit.
+    // Each worker copies a file of noise and compares, and has the floating-point unit make a sum; what is wrong is told at once, and warnings of the kernel. A count costs little.
     private const string Init = """
         #!/bin/busybox sh
         /bin/busybox mount -t proc none /proc
@@ -35,13 +35,15 @@ public sealed partial class SavedLinuxTests(ITestOutputHelper output) : IDisposa
         /bin/busybox mount -t tmpfs none /mem
         /bin/busybox dmesg -c >/dev/null
         /bin/busybox dd if=/dev/urandom of=/mem/noise bs=64k count=24 2>/dev/null
-        sum=$(/bin/busybox md5sum </mem/noise)
+        expected=$(/bin/busybox md5sum </mem/noise)
         worker() {
             while :; do
                 /bin/busybox cp /mem/noise /mem/copy$1
-                [ "$(/bin/busybox md5sum </mem/copy$1)" = "$sum" ] || echo "wrong memory in worker $1"
+                [ "$(/bin/busybox md5sum </mem/copy$1)" = "$expected" ] || echo "wrong memory in worker $1"
                 /bin/busybox cp /mem/copy$1 /mem/again$1
                 /bin/busybox cmp -s /mem/noise /mem/again$1 || echo "wrong copy in worker $1"
+                [ "$(/bin/busybox awk 'BEGIN { for (i = 1; i < 200; i++) s += 1 / (i * i); printf "%.9f", s }')" = 1.639921546 ] || echo "wrong sum in worker $1"
+                /bin/busybox dmesg -c -r | /bin/busybox grep '^<[0-4]>' | /bin/busybox grep -v -e 'hrtimer: interrupt took' -e 'clocksource' | /bin/busybox sed 's/^/warning /'
             done
         }
         for w in WORKERS; do
@@ -52,8 +54,7 @@ public sealed partial class SavedLinuxTests(ITestOutputHelper output) : IDisposa
             i=$((i+1))
             read up idle </proc/uptime
             read rtc </sys/class/rtc/rtc0/since_epoch
-            echo "count $i $up $rtc $(/bin/busybox awk 'BEGIN { for (i = 1; i < 200; i++) s += 1 / (i * i); printf "%.12f", s }')"
-            /bin/busybox dmesg -c -r | /bin/busybox grep '^<[0-4]>' | /bin/busybox grep -v -e 'hrtimer: interrupt took' -e 'clocksource' | /bin/busybox sed 's/^/warning /'
+            echo "count $i $up $rtc"
             /bin/busybox usleep 20000
         done
         """;
@@ -156,19 +157,18 @@ public sealed partial class SavedLinuxTests(ITestOutputHelper output) : IDisposa
         Assert.True(seen && machine.State == MachineRunState.Running, $"no count {last} but {console.Text}\n{end}");
     }
 
-    private static List<(int Number, double Uptime, long Clock, string Sum)> Counts(string text) =>
+    private static List<(int Number, double Uptime, long Clock)> Counts(string text) =>
     [
         .. Count().Matches(text).Select(m => (
-            int.Parse(m.Groups[1].Value, CultureInfo.InvariantCulture), double.Parse(m.Groups[2].Value, CultureInfo.InvariantCulture), long.Parse(m.Groups[3].Value, CultureInfo.InvariantCulture), m.Groups[4].Value)),
+            int.Parse(m.Groups[1].Value, CultureInfo.InvariantCulture), double.Parse(m.Groups[2].Value, CultureInfo.InvariantCulture), long.Parse(m.Groups[3].Value, CultureInfo.InvariantCulture))),
     ];
 
     /// <summary>Nothing is lost, repeated or wrong, and time never goes back.</summary>
     private static void Check(SerialText console, int first)
     {
         string text = console.Text;
-        List<(int Number, double Uptime, long Clock, string Sum)> counts = Counts(text);
+        List<(int Number, double Uptime, long Clock)> counts = Counts(text);
         Assert.Equal(Enumerable.Range(first, counts.Count), counts.Select(static c => c.Number));
-        Assert.Single(counts.Select(static c => c.Sum).Distinct());
         Assert.Equal(counts.Select(static c => c.Uptime).Order(), counts.Select(static c => c.Uptime));
         Assert.Equal(counts.Select(static c => c.Clock).Order(), counts.Select(static c => c.Clock));
         Assert.DoesNotContain("wrong ", text, StringComparison.Ordinal);
@@ -215,6 +215,6 @@ public sealed partial class SavedLinuxTests(ITestOutputHelper output) : IDisposa
         return stream.ToArray();
     }
 
-    [GeneratedRegex(@"^count (\d+) (\d+\.\d+) (\d+) (\S+)\r?\n", RegexOptions.Multiline)]
+    [GeneratedRegex(@"^count (\d+) (\d+\.\d+) (\d+)\r?\n", RegexOptions.Multiline)]
     private static partial Regex Count();
 }

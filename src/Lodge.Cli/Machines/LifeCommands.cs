@@ -19,10 +19,11 @@ internal static class LifeCommands
     {
         Argument<string[]> names = OrAll();
         Option<bool> autostart = new("--autostart") { Description = "All machines that are to start with the host" };
-        Command command = new("start", "Start machines in the background; a saved one goes on where it was") { names, autostart };
+        Option<bool> fresh = new("--fresh") { Description = "Forget where a saved machine was: it boots" };
+        Command command = new("start", "Start machines in the background; a saved one goes on where it was") { names, autostart, fresh };
         command.SetAction(parsed => MachineCommands.Each(
             Choose(parsed.GetValue(names)!, parsed.GetValue(autostart), "--autostart", report => report.Definition?.Autostart == true && report.State is MachineStates.Stopped or MachineStates.Saved),
-            name => Start(name)));
+            name => Start(name, parsed.GetValue(fresh))));
         return command;
     }
 
@@ -67,10 +68,14 @@ internal static class LifeCommands
 
     /// <summary>Starts a machine and returns when its guest runs.</summary>
     /// <exception cref="ManagementException">It runs already or cannot be started.</exception>
-    public static void Start(string name)
+    public static void Start(string name, bool fresh = false)
     {
         MachineStore.ForUser().Changing(name, machine =>
         {
+            if (fresh && !machine.IsRunning())
+            {
+                SavedGuest.Forget(machine);
+            }
             Launch(machine, [], line => HostFile.Error($"lodge: {name}: {line}"));
             return true;
         });
@@ -86,12 +91,16 @@ internal static class LifeCommands
         }
         try
         {
+            if (new SnapshotStore(machine).Reverting is { } interrupted)
+            {
+                throw new ManagementException($"machine '{machine.Name}' was being brought back to a snapshot and that was interrupted; do it again: lodge snapshot revert {machine.Name} {interrupted}");
+            }
             MachineDefinition definition = machine.ReadDefinition(out string? problem) ?? throw new ManagementException($"machine '{machine.Name}' cannot be used: {problem}");
             RunOptions options = DefinitionOptions.Read(definition, machine);
             MachineSandbox sandbox = MachineSandbox.Plan(machine, definition, options);
             ControlGroups groups = ControlGroups.OfHost();
             MachineGroup.RemoveEnded(groups);
-            MachineGroup? group = MachineGroup.Create(groups, definition.Id, options.Limits);
+            using MachineGroup? group = MachineGroup.Create(groups, definition.Id, options.Limits);
             MachineLauncher.Start(machine, [.. sandbox.Arguments, .. arguments], sandbox.Confinement, group, tell);
         }
         catch (LodgeException e)

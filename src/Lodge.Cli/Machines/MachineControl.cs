@@ -4,9 +4,12 @@ using Lodge.Cli.Console;
 using Lodge.Cli.Run;
 using Lodge.Engine;
 using Lodge.Machine;
+using Lodge.Machine.Saving;
+using Lodge.Management;
 using Lodge.Management.Control;
 using Lodge.Management.GuestAgent;
 using Lodge.Management.Machines;
+using Lodge.Storage.Disks;
 
 namespace Lodge.Cli.Machines;
 
@@ -14,13 +17,14 @@ namespace Lodge.Cli.Machines;
 /// <param name="process">The process.</param>
 /// <param name="machine">Its machine.</param>
 /// <param name="consoles">The machine's consoles.</param>
+/// <param name="disks">The machine's disks.</param>
 /// <param name="networks">The machine's network cards.</param>
 /// <param name="options">What the machine was made with.</param>
-internal sealed class MachineControl(MachineProcess process, VirtualMachine machine, MachineConsoles consoles, RunNetworks networks, RunOptions options)
+internal sealed class MachineControl(MachineProcess process, VirtualMachine machine, MachineConsoles consoles, RunDisks disks, RunNetworks networks, RunOptions options)
 {
     private const long LargestInput = 24 << 20; // 16 MiB, in base64
     private static readonly TimeSpan AgentTime = TimeSpan.FromSeconds(10);
-    private readonly Lock _gate = new();
+    private readonly Lock _gate = new(), _snapshotGate = new();
 
     /// <summary>The routes.</summary>
     public IReadOnlyList<ControlRoute> Routes =>
@@ -31,6 +35,13 @@ internal sealed class MachineControl(MachineProcess process, VirtualMachine mach
         new("POST", "/v1/pause", _ => Do(Pause)),
         new("POST", "/v1/resume", _ => Do(Resume)),
         new("POST", "/v1/reset", _ => Do(Reset)),
+        new("POST", "/v1/save", _ => Do(Save)),
+        new("POST", "/v1/snapshots", request => Task.Run(() => ControlReply.Of(Snapshots(maker => maker.Create(request.Read(SnapshotJson.Default.SnapshotRequest))), SnapshotJson.Default.SnapshotRecord))),
+        new("DELETE", "/v1/snapshots/*", request => Task.Run(() => Do(() => Snapshots(maker =>
+        {
+            maker.Remove(request.Path);
+            return true;
+        })))),
         new("POST", "/v1/nmi", _ => Do(Nmi)),
         new("POST", "/v1/shutdown", ShutDownAsync),
         new("POST", "/v1/stop", _ => Task.FromResult(ControlReply.Done with { After = () => process.Finish("stopped by force") })),
@@ -150,6 +161,54 @@ internal sealed class MachineControl(MachineProcess process, VirtualMachine mach
         {
             machine.Reset();
             process.Record("reset", null);
+        }
+    }
+
+    /// <summary>Saves the machine and ends its process; a machine that cannot be saved goes on.</summary>
+    private void Save()
+    {
+        lock (_gate)
+        {
+            bool ran = process.State == MachineStates.Running;
+            if (!ran && process.State != MachineStates.Paused)
+            {
+                throw new ControlException(409, $"it is {process.State} and cannot be saved");
+            }
+            machine.Pause();
+            try
+            {
+                disks.Flush(); // what the guest has written must be there when it goes on
+                MachineImage.Save(machine, process.Folder.Saved, new SaveOptions { Name = process.Folder.Name, Version = Program.Version });
+            }
+            catch (Exception e) when (e is IOException or DiskException or NotSupportedException or InvalidOperationException)
+            {
+                if (ran)
+                {
+                    machine.Resume();
+                }
+                throw new ControlException(500, $"it cannot be saved: {e.Message}");
+            }
+            process.Record("saved", null);
+            process.Finish("saved");
+        }
+    }
+
+    private T Snapshots<T>(Func<SnapshotMaker, T> action)
+    {
+        lock (_snapshotGate)
+        {
+            if (process.State is not (MachineStates.Running or MachineStates.Paused))
+            {
+                throw new ControlException(409, $"it is {process.State}");
+            }
+            try
+            {
+                return action(new SnapshotMaker(process.Folder, disks, machine));
+            }
+            catch (ManagementException e)
+            {
+                throw new ControlException(500, e.Message);
+            }
         }
     }
 

@@ -37,9 +37,11 @@ internal sealed class MachineProcess
     private readonly MachineSeal? _seal;
     private readonly SandboxProbe? _probe;
 
-    private MachineProcess(MachineFolder folder, MachineDefinition definition, MachineSeal? seal, SandboxProbe? probe, SafeFileHandle? journal)
+    private readonly IReadOnlyList<string> _arguments;
+
+    private MachineProcess(MachineFolder folder, MachineDefinition definition, IReadOnlyList<string> arguments, MachineSeal? seal, SandboxProbe? probe, SafeFileHandle? journal)
     {
-        (_folder, _definition, _seal, _probe) = (folder, definition, seal, probe);
+        (_folder, _definition, _arguments, _seal, _probe) = (folder, definition, arguments, seal, probe);
         _journal = new MachineJournal(Path.GetDirectoryName(folder.Path)!, journal);
     }
 
@@ -66,7 +68,7 @@ internal sealed class MachineProcess
             int status;
             using (SafeFileHandle only = folder.TryRun() ?? throw new ManagementException($"machine '{folder.Name}' runs already"))
             {
-                status = new MachineProcess(folder, definition, seal, SandboxProbe.Read(arguments, folder), journal).Run(report);
+                status = new MachineProcess(folder, definition, arguments, seal, SandboxProbe.Read(arguments, folder), journal).Run(report);
             }
             if (definition.Temporary && seal is null) // else the next command that lists machines does it
             {
@@ -128,10 +130,12 @@ internal sealed class MachineProcess
         using RunShares shares = RunShares.Open(options.Shares, options.Memory);
         using RunNetworks networks = RunNetworks.Open(cards, options.Name);
         using RunVsock sockets = RunVsock.Open(options.Vsock, notifies: plan.SystemDisk is not null);
-        using VirtualMachine machine = RunMachine.Create(engine, options, plan, consoles.Guest, disks, networks, shares, sockets);
+        using SavedGuest? saved = SavedGuest.Open(_folder, _arguments);
+        using VirtualMachine machine = RunMachine.Create(engine, options, plan, consoles.Guest, disks, networks, shares, sockets, restored: saved is not null);
+        saved?.RestoreInto(machine);
         machine.Completion.ContinueWith(_ => _end.Finish(_commandStatus ?? ExitStatus.PowerOff, null), TaskScheduler.Default);
         using PosixSignalRegistration termination = PosixSignalRegistration.Create(PosixSignal.SIGTERM, context => Terminate(context, machine));
-        MachineControl control = new(this, machine, consoles, networks, options);
+        MachineControl control = new(this, machine, consoles, disks, networks, options);
         using ControlServer server = new(_folder.ControlSocket, control.Routes);
         _seal?.Apply(_folder.Work);
         if (_probe is not null)
@@ -140,9 +144,10 @@ internal sealed class MachineProcess
             report.Started();
             return new RunOutcome(ExitStatus.PowerOff, "probed");
         }
+        saved?.Forget();
         machine.Start();
         Tell(MachineStates.Running);
-        Record("started", null);
+        Record(saved is null ? "started" : "restored", null);
         report.Started();
         RunOutcome outcome = _end.Wait(null);
         Tell(MachineStates.Stopping);

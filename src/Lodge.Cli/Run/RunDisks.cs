@@ -12,7 +12,7 @@ using Lodge.Storage.Images;
 namespace Lodge.Cli.Run;
 
 /// <summary>The disks of a run: opened before the machine is made, closed when it has ended.</summary>
-internal sealed class RunDisks : IDisposable
+internal sealed partial class RunDisks : IDisposable
 {
     // PCI class code; drivers match on the device ID only.
     private const uint ClassMassStorage = 0x018000;
@@ -31,16 +31,17 @@ internal sealed class RunDisks : IDisposable
         {
             if (system is not null)
             {
-                disks._disks.Add((new DiskOption { Path = system.Image.Name.ToString(), Format = "", Bus = system.Bus, Serial = "LODGE-SYSTEM" }, system.Open()));
+                IDisk own = system.Open();
+                disks.Add(new DiskOption { Path = system.Image.Name.ToString(), Format = "", Bus = system.Bus, Serial = "LODGE-SYSTEM" }, own, own as IImage);
             }
             foreach (DiskOption option in options)
             {
-                disks._disks.Add((option, Open(option)));
+                disks.Add(option, Open(option, out IImage image), image);
             }
             if (seed is not null)
             {
                 // The last, so that the names of the others do not depend on it.
-                disks._disks.Add((new DiskOption { Path = "cloud-init seed", Format = "", Bus = seed.Bus, Serial = SeedDisk.Serial, ReadOnly = true }, seed.Open()));
+                disks.Add(new DiskOption { Path = "cloud-init seed", Format = "", Bus = seed.Bus, Serial = SeedDisk.Serial, ReadOnly = true }, seed.Open(), null);
             }
             return disks;
         }
@@ -113,6 +114,26 @@ internal sealed class RunDisks : IDisposable
         }
     }
 
+    /// <summary>Makes durable what was written, of a machine that stands still.</summary>
+    /// <exception cref="DiskException">A disk fails; the message names it.</exception>
+    public void Flush()
+    {
+        foreach ((DiskOption option, IDisk disk) in _disks)
+        {
+            if (!disk.IsReadOnly)
+            {
+                try
+                {
+                    disk.FlushAsync().AsTask().GetAwaiter().GetResult();
+                }
+                catch (DiskException e)
+                {
+                    throw new DiskException(e.Error, $"disk '{option.Path}': {e.Message}", e);
+                }
+            }
+        }
+    }
+
     /// <summary>Closes the images; after the machine has been disposed.</summary>
     public void Dispose()
     {
@@ -130,9 +151,15 @@ internal sealed class RunDisks : IDisposable
         _disks.Clear();
     }
 
-    private static IDisk Open(DiskOption option)
+    private void Add(DiskOption option, IDisk disk, IImage? image)
     {
-        IImage image = ImageOpener.OpenAsync(option.Path, new ImageOpenOptions
+        _disks.Add((option, disk));
+        _images.Add((option, image));
+    }
+
+    private static IDisk Open(DiskOption option, out IImage image)
+    {
+        image = ImageOpener.OpenAsync(option.Path, new ImageOpenOptions
         {
             ReadOnly = option.ReadOnly,
             Format = option.Format,

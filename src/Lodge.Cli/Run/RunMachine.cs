@@ -17,15 +17,16 @@ internal static class RunMachine
     private const uint ClassSimpleCommunication = 0x078000;
     private const uint ClassUnassigned = 0xFF0000;
 
-    /// <summary>Makes it.</summary>
+    /// <summary>Makes it; with <paramref name="restored"/> nothing boots and a saved machine is to be put into it.</summary>
     /// <exception cref="LodgeException">The kernel cannot be loaded, or the host refuses.</exception>
-    public static VirtualMachine Create(IEngine engine, RunOptions options, RunPlan plan, GuestConsoles consoles, RunDisks disks, RunNetworks networks, RunShares shares, RunVsock sockets)
+    public static VirtualMachine Create(IEngine engine, RunOptions options, RunPlan plan, GuestConsoles consoles, RunDisks disks, RunNetworks networks, RunShares shares, RunVsock sockets, bool restored = false)
     {
         MachineConfiguration configuration = new()
         {
             MemorySize = options.Memory,
             Backing = options.Backing,
             Pinning = options.Pin,
+            IsRestored = restored,
             ProcessorCount = options.Processors,
             Model = Model(options, engine),
             Processor = options.Processor,

@@ -11,6 +11,7 @@ public sealed class TimerService : IDisposable
     private readonly PreciseWait _wait = new();
     private readonly MachineClock _clock;
     private Thread? _thread;
+    private volatile bool _calling; // set with the gate held
     private bool _disposed;
 
     /// <summary>Creates a service on the given clock.</summary>
@@ -26,8 +27,27 @@ public sealed class TimerService : IDisposable
     /// <summary>Creates a timer that calls <paramref name="callback"/> when it expires.</summary>
     public MachineTimer Create(Action callback) => new(this, callback);
 
-    /// <summary>Makes the thread look at the clock again. It does so by itself after the clock was started, stopped or set.</summary>
-    public void ClockChanged() => _wait.Wake();
+    /// <summary>
+    /// Makes the thread look at the clock again. It does so by itself after the clock was started, stopped or set. When the clock has stopped, a callback that had begun has
+    /// ended and none begins: what is saved then has all or nothing of what a timer does.
+    /// </summary>
+    public void ClockChanged()
+    {
+        _wait.Wake();
+        if (_clock.Running || Thread.CurrentThread == _thread)
+        {
+            return;
+        }
+        lock (_gate)
+        {
+            // A timer that was taken while the clock ran is being called by now.
+        }
+        SpinWait wait = default;
+        while (_calling)
+        {
+            wait.SpinOnce();
+        }
+    }
 
     /// <summary>Number of armed timers.</summary>
     internal int ArmedTimers { get { lock (_gate) { return _queue.Count; } } }
@@ -101,6 +121,7 @@ public sealed class TimerService : IDisposable
                         head.Timer.Generation++;
                         head.Timer.Deadline = null;
                         due = head.Timer;
+                        _calling = true;
                     }
                     else
                     {
@@ -111,7 +132,14 @@ public sealed class TimerService : IDisposable
             }
             if (due is not null)
             {
-                due.Callback();
+                try
+                {
+                    due.Callback();
+                }
+                finally
+                {
+                    _calling = false;
+                }
             }
             else
             {

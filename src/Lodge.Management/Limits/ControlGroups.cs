@@ -1,4 +1,6 @@
 using System.Runtime.InteropServices;
+using Lodge.Management.Host;
+using Microsoft.Win32.SafeHandles;
 
 namespace Lodge.Management.Limits;
 
@@ -47,6 +49,29 @@ public sealed partial class ControlGroups
             }
         }
         return places;
+    }
+
+    /// <summary>
+    /// Keeps empty groups from being removed, for one that is made and has no process yet; or, exclusive, keeps them from being made. The lock is of the folder that all Lodge's groups of a host, or of a user, lie in.
+    /// </summary>
+    /// <returns>The lock; null when there is no such folder, or for an exclusive one when groups are being made.</returns>
+    internal SafeFileHandle? Hold(bool exclusive)
+    {
+        if (Places().Values.Select(place => place.Folder).Order(StringComparer.Ordinal).FirstOrDefault() is not { } folder || Path.Combine(folder, Parent) is var parent && !Directory.Exists(parent))
+        {
+            return null;
+        }
+        SafeFileHandle handle = HostSystemCalls.OpenFolder(parent);
+        while (!HostSystemCalls.TryLock(handle, exclusive))
+        {
+            if (exclusive)
+            {
+                handle.Dispose();
+                return null;
+            }
+            Thread.Sleep(1); // groups of ended machines are being removed
+        }
+        return handle;
     }
 
     /// <summary>What to do about a controller that cannot be used.</summary>

@@ -1,10 +1,14 @@
 using System.Globalization;
+using Microsoft.Win32.SafeHandles;
 
 namespace Lodge.Management.Limits;
 
-/// <summary>The control group of one machine's process, <c>lodge/ID</c> in each tree that has a controller for it.</summary>
-public sealed class MachineGroup
+/// <summary>
+/// The control group of one machine's process, <c>lodge/ID</c> in each tree that has a controller for it. From its making until a process is added, or it is disposed, no command takes it for one of a machine that ended.
+/// </summary>
+public sealed class MachineGroup : IDisposable
 {
+    private SafeFileHandle? _hold;
     private readonly ControlGroups _groups;
     private readonly IReadOnlyDictionary<string, ControlGroupPlace> _places;
     private readonly string _name;
@@ -24,17 +28,24 @@ public sealed class MachineGroup
         MachineGroup group = new(groups, id, limits);
         try
         {
+            foreach (ControlGroupPlace place in group._places.Values)
+            {
+                group.MakeFolder(Path.Combine(place.Folder, ControlGroups.Parent));
+            }
+            group._hold = groups.Hold(exclusive: false);
             group.Ensure();
             return group._places.Count == 0 ? null : group;
         }
         catch (Exception e) when (e is IOException or UnauthorizedAccessException)
         {
             group.Remove();
+            group.Dispose();
             return limits.IsNone ? null : throw new ManagementException($"the machine's limits cannot be set: {e.Message}", e);
         }
         catch
         {
             group.Remove();
+            group.Dispose();
             throw;
         }
     }
@@ -72,6 +83,11 @@ public sealed class MachineGroup
     /// <summary>Removes all groups without a process: those of machines that ended, or were killed.</summary>
     public static void RemoveEnded(ControlGroups groups)
     {
+        using SafeFileHandle? hold = groups.Hold(exclusive: true);
+        if (hold is null)
+        {
+            return; // a machine is being started; another command will do it
+        }
         foreach (string folder in groups.Places().Values.Select(place => Path.Combine(place.Folder, ControlGroups.Parent)).Distinct().Where(Directory.Exists))
         {
             foreach (string one in Directory.EnumerateDirectories(folder))
@@ -85,23 +101,15 @@ public sealed class MachineGroup
     /// <exception cref="IOException">The host refuses.</exception>
     public void Add(int process)
     {
-        const int mostTries = 10;
-        for (int tries = 1; ; tries++)
+        foreach (string folder in Folders())
         {
-            try
-            {
-                foreach (string folder in Folders())
-                {
-                    WriteFile(Path.Combine(folder, "cgroup.procs"), Number(process));
-                }
-                return;
-            }
-            catch (Exception e) when (e is IOException && tries < mostTries)
-            {
-                Ensure(); // another command has taken it for one of a machine that ended
-            }
+            WriteFile(Path.Combine(folder, "cgroup.procs"), Number(process));
         }
+        Dispose();
     }
+
+    /// <inheritdoc/>
+    public void Dispose() => _hold?.Dispose();
 
     /// <summary>Removes the group, if no process is in it.</summary>
     public void Remove()
