@@ -38,7 +38,7 @@ internal sealed record MachineSandbox(Confinement? Confinement, IReadOnlyList<st
         string[] addresses = [.. options.Disks.Select(disk => disk.Path).Where(DiskAddresses.IsAddress)];
         MachineSeal seal = new()
         {
-            User = root && options.Shares.Count == 0 ? UserOf(folder, definition) : null,
+            User = root && options.Shares.Count == 0 && MachineUser.IsPossible ? UserOf(folder, definition) : null,
             Internet = userNetwork || addresses.Any(address => !address.Contains("+unix:", StringComparison.Ordinal)),
             UnixSockets = options.Vsock is not null || addresses.Length != 0,
             Shares = options.Shares.Count != 0,

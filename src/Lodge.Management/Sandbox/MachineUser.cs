@@ -12,6 +12,9 @@ public static class MachineUser
     /// <summary>How many there are.</summary>
     public const uint Count = 0x0800_0000;
 
+    /// <summary>Whether this process' user namespace has the range: root of a container without a daemon has a few users only (user_namespaces(7)).</summary>
+    public static bool IsPossible => Maps("/proc/self/uid_map") && Maps("/proc/self/gid_map");
+
     /// <summary>Whether a user is of the range.</summary>
     public static bool IsOne(uint user) => user - First < Count;
 
@@ -28,5 +31,19 @@ public static class MachineUser
             number = (number + 1) % Count;
         }
         return First + number;
+    }
+
+    /// <summary>Lines of first number here, first number outside, and how many.</summary>
+    internal static bool Maps(string file)
+    {
+        try
+        {
+            return File.ReadLines(file).Select(line => line.Split(' ', StringSplitOptions.RemoveEmptyEntries)).Any(words => words.Length == 3
+                && ulong.TryParse(words[0], out ulong first) && ulong.TryParse(words[2], out ulong count) && first <= First && first + count >= First + (ulong)Count);
+        }
+        catch (Exception e) when (e is IOException or UnauthorizedAccessException)
+        {
+            return false;
+        }
     }
 }
