@@ -56,7 +56,7 @@ internal sealed class MachineControl(MachineProcess process, VirtualMachine mach
     ];
 
     /// <summary>Method and path of each.</summary>
-    public static IEnumerable<string> RouteNames => new MachineControl(null!, null!, null!, null!, null!).Routes.Select(route => $"{route.Method} {route.Path}");
+    public static IEnumerable<string> RouteNames => new MachineControl(null!, null!, null!, null!, null!, null!).Routes.Select(route => $"{route.Method} {route.Path}");
 
     private static Task<ControlReply> Do(Action action)
     {
