@@ -167,6 +167,7 @@ internal sealed class MachineControl(MachineProcess process, VirtualMachine mach
     /// <summary>Saves the machine and ends its process; a machine that cannot be saved goes on.</summary>
     private void Save()
     {
+        lock (_snapshotGate) // one that is being written comes first
         lock (_gate)
         {
             bool ran = process.State == MachineStates.Running;
