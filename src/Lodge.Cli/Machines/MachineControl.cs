@@ -35,7 +35,11 @@ internal sealed class MachineControl(MachineProcess process, VirtualMachine mach
         new("POST", "/v1/pause", _ => Do(Pause)),
         new("POST", "/v1/resume", _ => Do(Resume)),
         new("POST", "/v1/reset", _ => Do(Reset)),
-        new("POST", "/v1/save", _ => Do(Save)),
+        new("POST", "/v1/save", _ =>
+        {
+            Save();
+            return Task.FromResult(ControlReply.Done with { After = () => process.Finish("saved") });
+        }),
         new("POST", "/v1/snapshots", request => Task.Run(() => ControlReply.Of(Snapshots(maker => maker.Create(request.Read(SnapshotJson.Default.SnapshotRequest))), SnapshotJson.Default.SnapshotRecord))),
         new("DELETE", "/v1/snapshots/*", request => Task.Run(() => Do(() => Snapshots(maker =>
         {
@@ -164,7 +168,7 @@ internal sealed class MachineControl(MachineProcess process, VirtualMachine mach
         }
     }
 
-    /// <summary>Saves the machine and ends its process; a machine that cannot be saved goes on.</summary>
+    /// <summary>Saves the machine, whose process then ends; a machine that cannot be saved goes on.</summary>
     private void Save()
     {
         lock (_snapshotGate) // one that is being written comes first
@@ -190,7 +194,6 @@ internal sealed class MachineControl(MachineProcess process, VirtualMachine mach
                 throw new ControlException(500, $"it cannot be saved: {e.Message}");
             }
             process.Record("saved", null);
-            process.Finish("saved");
         }
     }
 
