@@ -59,8 +59,8 @@ internal sealed class MachineControl(MachineProcess process, VirtualMachine mach
         new("POST", "/v1/agent/thaw", async request => { await Agent().ThawAsync(request.Cancellation).ConfigureAwait(false); return ControlReply.Done; }),
     ];
 
-    /// <summary>Method and path of each.</summary>
-    public static IEnumerable<string> RouteNames => new MachineControl(null!, null!, null!, null!, null!, null!).Routes.Select(route => $"{route.Method} {route.Path}");
+    /// <summary>Method and path of each, as the document has them.</summary>
+    public static IEnumerable<string> RouteNames => new MachineControl(null!, null!, null!, null!, null!, null!).Routes.Select(route => $"{route.Method} {route.Path.Replace("/*", "/{id}", StringComparison.Ordinal)}");
 
     private static Task<ControlReply> Do(Action action)
     {
