@@ -2,10 +2,11 @@ using Lodge.Machine;
 
 namespace Lodge.Cli.Console;
 
-/// <summary>Gives a text to a character device of the guest, once, and then closes the host side; what the guest writes is dropped.</summary>
+/// <summary>Gives a text to a character device of the guest, once, and then, as a rule, closes the host side; what the guest writes is dropped.</summary>
 /// <param name="text">Makes the text when it is given.</param>
 /// <param name="atOnce">Whether it is given as soon as the device is there, and not at <see cref="Give"/>.</param>
-internal sealed class TextPort(Func<byte[]> text, bool atOnce = false) : ICharacterBackend
+/// <param name="closes">Whether the host side is closed behind it; who knows the text's length need not be told.</param>
+internal sealed class TextPort(Func<byte[]> text, bool atOnce = false, bool closes = true) : ICharacterBackend
 {
     private readonly SemaphoreSlim _ready = new(0);
     private ICharacterReceiver? _receiver;
@@ -36,7 +37,7 @@ internal sealed class TextPort(Func<byte[]> text, bool atOnce = false) : ICharac
         int accepted = _receiver!.Receive(all);
         if (accepted == all.Length)
         {
-            _receiver.SetConnected(false);
+            Close();
         }
         else
         {
@@ -55,6 +56,14 @@ internal sealed class TextPort(Func<byte[]> text, bool atOnce = false) : ICharac
                 _ready.Wait();
             }
         }
-        _receiver!.SetConnected(false);
+        Close();
+    }
+
+    private void Close()
+    {
+        if (closes)
+        {
+            _receiver!.SetConnected(false);
+        }
     }
 }

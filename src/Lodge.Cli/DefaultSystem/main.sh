@@ -14,6 +14,7 @@ mount -a
 : >/run/started
 cp -a /lodge/dev/. /dev/
 mount -t devpts devpts /dev/pts
+echo lodge >/proc/sys/kernel/hostname
 disks=0 disk_modules= cards= card_modules= shares= template= mode=
 . /lodge/run
 read -r modules </lodge/modules
@@ -116,7 +117,7 @@ if [ -n "$template" ]; then
     /lodge/clone <"$command" >/run/text || poweroff -f
     . /run/text
 fi
-echo "$name" >/proc/sys/kernel/hostname
+[ "$name" = lodge ] || echo "$name" >/proc/sys/kernel/hostname
 
 case $mode in
 pipe)

@@ -72,7 +72,7 @@ internal sealed class RunConsole : IDisposable
         }
         if (plan.Command is { } text)
         {
-            _command = new TextPort(text);
+            _command = new TextPort(text, closes: !plan.GuestWaits);
             Ports = [.. Ports, (CommandName, _command)];
         }
         if (plan.SystemDisk is not null)

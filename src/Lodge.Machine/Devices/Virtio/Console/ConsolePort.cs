@@ -54,6 +54,9 @@ public sealed class ConsolePort : ICharacterReceiver
 
     internal bool Ready { get; set; }
 
+    /// <summary>What the guest was last told of the host side, see <see cref="ConsolePortState"/>.</summary>
+    internal byte Told { get; set; }
+
     /// <summary>Output being handed to the host side; worker only.</summary>
     internal DescriptorChain? Output { get; set; }
 
@@ -212,6 +215,7 @@ public sealed class ConsolePort : ICharacterReceiver
     internal void Reset()
     {
         Ready = false;
+        Told = 0;
         Output = null;
         OutputOffset = 0;
         Interlocked.Exchange(ref _pending, 0);
@@ -228,7 +232,7 @@ public sealed class ConsolePort : ICharacterReceiver
                 input[i] = _input[(_start + i) % InputCapacity];
             }
             return new ConsolePortState(
-                Ready, GuestOpen, (byte)Pending, Columns, Rows, input, Output is { } output ? output.ReadableLength - output.Unread : OutputOffset);
+                Ready, GuestOpen, (byte)Pending, Columns, Rows, input, Output is { } output ? output.ReadableLength - output.Unread : OutputOffset, Told);
         }
     }
 
@@ -238,8 +242,7 @@ public sealed class ConsolePort : ICharacterReceiver
         SetGuestOpen(state.GuestOpen);
         SetSize(state.Columns, state.Rows);
         OutputOffset = state.OutputOffset;
-        // The host side may differ from what it was: say again whether it is there.
-        Interlocked.Exchange(ref _pending, state.Pending | (state.Ready ? (int)PendingMessages.Open : 0));
+        Told = state.Told;
         lock (_gate)
         {
             _start = 0;
@@ -247,6 +250,9 @@ public sealed class ConsolePort : ICharacterReceiver
             state.Input.CopyTo(_input, 0);
             _closing = !_connected && _count != 0;
         }
+        // The host side may differ from what the guest was told: then say whether it is there.
+        bool differs = state.Ready && Told != (Connected ? 2 : 1);
+        Interlocked.Exchange(ref _pending, state.Pending | (differs ? (int)PendingMessages.Open : 0));
     }
 
     private void SetSize(ushort columns, ushort rows) => Volatile.Write(ref _size, (columns << 16) | rows);

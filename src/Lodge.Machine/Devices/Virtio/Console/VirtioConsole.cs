@@ -340,6 +340,10 @@ public sealed class VirtioConsole : VirtioDevice
                 var next = (PendingMessages)((byte)port.Pending & -(byte)port.Pending);
                 port.Sent(next);    // before the value is looked at: a change from now on is sent again
                 int length = Compose(port, next, message);
+                if (next == PendingMessages.Open)
+                {
+                    port.Told = (byte)(message[6] != 0 ? 2 : 1); // value
+                }
                 if (chain.WritableLength < (uint)length)
                 {
                     Reject(queue, chain);

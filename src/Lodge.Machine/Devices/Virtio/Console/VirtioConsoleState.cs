@@ -31,6 +31,7 @@ public sealed record VirtioConsoleState(IReadOnlyList<ConsolePortState> Ports) :
 /// <param name="Rows">Rows of its terminal.</param>
 /// <param name="Input">Input not yet given to the guest.</param>
 /// <param name="OutputOffset">Bytes of the transmit queue's next chain that the host already has.</param>
+/// <param name="Told">What the guest was last told of the host side: 0 nothing (also in states from before this was kept), 1 that it is not there, 2 that it is.</param>
 public sealed record ConsolePortState(
     bool Ready,
     bool GuestOpen,
@@ -38,7 +39,8 @@ public sealed record ConsolePortState(
     ushort Columns,
     ushort Rows,
     byte[] Input,
-    uint OutputOffset) : ISavedState<ConsolePortState>
+    uint OutputOffset,
+    byte Told = 0) : ISavedState<ConsolePortState>
 {
     /// <inheritdoc/>
     public static int Version => 1;
@@ -53,6 +55,7 @@ public sealed record ConsolePortState(
         writer.UInt64(5, Rows);
         writer.Bytes(6, Input);
         writer.UInt64(7, OutputOffset);
+        writer.UInt64(8, Told);
     }
 
     /// <inheritdoc/>
@@ -63,5 +66,6 @@ public sealed record ConsolePortState(
         reader.UInt16(4),
         reader.UInt16(5),
         reader.Bytes(6, ConsolePort.InputCapacity),
-        reader.UInt32(7));
+        reader.UInt32(7),
+        reader.UInt8(8, maximum: 2));
 }
