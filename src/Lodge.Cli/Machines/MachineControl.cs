@@ -35,7 +35,11 @@ internal sealed class MachineControl(MachineProcess process, VirtualMachine mach
         new("POST", "/v1/pause", _ => Do(Pause)),
         new("POST", "/v1/resume", _ => Do(Resume)),
         new("POST", "/v1/reset", _ => Do(Reset)),
-        new("POST", "/v1/save", _ => Do(Save)),
+        new("POST", "/v1/save", _ =>
+        {
+            Save();
+            return Task.FromResult(ControlReply.Done with { After = () => process.Finish("saved") });
+        }),
         new("POST", "/v1/snapshots", request => Task.Run(() => ControlReply.Of(Snapshots(maker => maker.Create(request.Read(SnapshotJson.Default.SnapshotRequest))), SnapshotJson.Default.SnapshotRecord))),
         new("DELETE", "/v1/snapshots/*", request => Task.Run(() => Do(() => Snapshots(maker =>
         {
@@ -55,8 +59,8 @@ internal sealed class MachineControl(MachineProcess process, VirtualMachine mach
         new("POST", "/v1/agent/thaw", async request => { await Agent().ThawAsync(request.Cancellation).ConfigureAwait(false); return ControlReply.Done; }),
     ];
 
-    /// <summary>Method and path of each.</summary>
-    public static IEnumerable<string> RouteNames => new MachineControl(null!, null!, null!, null!, null!, null!).Routes.Select(route => $"{route.Method} {route.Path}");
+    /// <summary>Method and path of each, as the document has them.</summary>
+    public static IEnumerable<string> RouteNames => new MachineControl(null!, null!, null!, null!, null!, null!).Routes.Select(route => $"{route.Method} {route.Path.Replace("/*", "/{id}", StringComparison.Ordinal)}");
 
     private static Task<ControlReply> Do(Action action)
     {
@@ -164,9 +168,10 @@ internal sealed class MachineControl(MachineProcess process, VirtualMachine mach
         }
     }
 
-    /// <summary>Saves the machine and ends its process; a machine that cannot be saved goes on.</summary>
+    /// <summary>Saves the machine, whose process then ends; a machine that cannot be saved goes on.</summary>
     private void Save()
     {
+        lock (_snapshotGate) // one that is being written comes first
         lock (_gate)
         {
             bool ran = process.State == MachineStates.Running;
@@ -189,7 +194,6 @@ internal sealed class MachineControl(MachineProcess process, VirtualMachine mach
                 throw new ControlException(500, $"it cannot be saved: {e.Message}");
             }
             process.Record("saved", null);
-            process.Finish("saved");
         }
     }
 
