@@ -139,7 +139,7 @@ public sealed class MachineLifeTests : IDisposable
         for (int i = 0; i < rounds; i++)
         {
             string name = names[random.Next(names.Length)], other = names[random.Next(names.Length)];
-            string[] verb = random.Next(11) switch
+            string[] verb = random.Next(12) switch
             {
                 0 or 1 => ["create", "--name", name, "--net", "none", "--memory", "64M"],
                 2 or 3 => ["start", name],
@@ -149,6 +149,7 @@ public sealed class MachineLifeTests : IDisposable
                 7 => ["rename", name, other],
                 8 => ["edit", name, "--memory", $"{64 + random.Next(64)}M"],
                 9 => ["remove", "--force", name],
+                10 => ["clone", name, other],
                 _ => ["restart", "--force", name],
             };
             string told = $"seed {seed}, round {i}: lodge {string.Join(' ', verb)}";

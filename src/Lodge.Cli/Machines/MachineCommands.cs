@@ -25,6 +25,7 @@ internal static class MachineCommands
         ["snapshot"] = _ => SnapshotCommands.Create(),
         ["remove"] = _ => RemoveCommand.Create(),
         ["rename"] = _ => RenameCommand.Create(),
+        ["clone"] = _ => CloneCommand.Create(),
         ["list"] = _ => ListCommand.Create(),
         ["show"] = _ => ShowCommand.Create(),
         ["edit"] = _ => EditCommand.Create(),

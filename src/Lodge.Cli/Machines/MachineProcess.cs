@@ -149,6 +149,7 @@ internal sealed class MachineProcess
         Tell(MachineStates.Running);
         Record(saved is null ? "started" : "restored", null);
         report.Started();
+        using FreshIdentity? identity = FreshIdentity.Begin(_folder, _definition.Id, consoles.Agent, () => State == MachineStates.Running, Record);
         RunOutcome outcome = _end.Wait(null);
         Tell(MachineStates.Stopping);
         machine.Stop(); // has no effect on a machine that has ended by itself

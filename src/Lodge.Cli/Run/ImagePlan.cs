@@ -50,6 +50,8 @@ internal static class ImagePlan
         string device = bus == DiskBus.Nvme ? "/dev/nvme0n1" : "/dev/vda";
         string root = manifest.Root.Replace("{disk}", device, StringComparison.Ordinal);
         string commandLine = $"root={root} {manifest.CommandLine} console=ttyS0 panic=-1 systemd.hostname={options.Name}";
+        // A clone's disk has the ID of the machine that it is a clone of; services that derive more from it (a DHCP client's) must never see that.
+        commandLine += options.MachineId is { } id ? $" systemd.machine_id={id:n}" : "";
         commandLine += options.Verbose ? "" : " quiet systemd.show_status=no";
         commandLine += seeded ? $" {CloudInitSeed.KernelArgument}" : "";
         commandLine += RunShares.KernelArguments(options.Shares);

@@ -78,6 +78,9 @@ internal sealed record RunOptions
     /// <summary>Folder of a machine that is kept; null for one that goes with its run.</summary>
     public string? Folder { get; init; }
 
+    /// <summary>The machine ID that its guest shall have; null leaves it what it has.</summary>
+    public Guid? MachineId { get; init; }
+
     /// <summary>Folder that the process of a machine that is kept writes to; null for one that goes with its run.</summary>
     public string? WorkFolder { get; init; }
 

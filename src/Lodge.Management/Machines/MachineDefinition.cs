@@ -38,6 +38,9 @@ public sealed record MachineDefinition
     /// <summary>The machine goes with its process' end (<c>lodge run -d --rm</c>).</summary>
     public bool Temporary { get; init; }
 
+    /// <summary>Identity of the machine that this one is a clone of; null for none. The guest of a clone is told its own machine ID.</summary>
+    public Guid? ClonedFrom { get; init; }
+
     /// <summary>The only or last value of an option, or null.</summary>
     public string? Option(string name) => Options.TryGetValue(name, out IReadOnlyList<string>? values) && values.Count != 0 ? values[^1] : null;
 

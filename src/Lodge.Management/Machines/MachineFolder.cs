@@ -41,6 +41,9 @@ public sealed class MachineFolder(string path)
     /// <summary>A saved machine, which the next start goes on with.</summary>
     public string Saved => System.IO.Path.Combine(Work, "saved.lodge");
 
+    /// <summary>Is there as long as a clone's guest has not made keys and such of its own.</summary>
+    public string FreshIdentity => System.IO.Path.Combine(Work, "fresh-identity");
+
     /// <summary>Snapshots, a folder each.</summary>
     public string Snapshots => System.IO.Path.Combine(Work, "snapshots");
 

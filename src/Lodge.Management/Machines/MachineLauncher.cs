@@ -110,6 +110,7 @@ public static class MachineLauncher
         {
             File.Delete(left);
         }
+        MachineDiskClone.RemoveLeftovers(machine);
     }
 
     private static string ReadReport(Stream stream)

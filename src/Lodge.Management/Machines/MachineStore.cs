@@ -112,6 +112,28 @@ public sealed class MachineStore(string folder)
         return true;
     });
 
+    /// <summary>Makes a machine like another one that does not run and shall not while this works.</summary>
+    /// <param name="name">The other.</param>
+    /// <param name="newName">Its name, which no other has.</param>
+    /// <param name="define">Makes its definition of the other's; the identity, the time and what it is a clone of are set here.</param>
+    /// <param name="fill">Puts files into the folder of the new machine; given that of the other first.</param>
+    /// <exception cref="ManagementException">The other runs, the name is taken, or the host refuses; then there is no new machine.</exception>
+    public MachineFolder Clone(string name, string newName, Func<MachineDefinition, MachineDefinition> define, Action<MachineFolder, MachineFolder> fill) => Changing(name, machine =>
+    {
+        RefuseTaken(At(MachineName.Check(newName)));
+        using SafeFileHandle still = machine.TryRun() ?? throw new ManagementException($"machine '{name}' runs; stop it first: lodge stop {name}");
+        MachineDefinition definition = machine.ReadDefinition(out string? problem) ?? throw new ManagementException($"machine '{name}' cannot be used: {problem}");
+        if (new SnapshotStore(machine).Reverting is { } interrupted)
+        {
+            throw new ManagementException($"machine '{name}' was being brought back to a snapshot and that was interrupted; do it again: lodge snapshot revert {name} {interrupted}");
+        }
+        MachineDiskClone.RemoveLeftovers(machine);
+        MachineDefinition made = define(definition) with { Id = Guid.NewGuid(), Created = DateTimeOffset.Now, ClonedFrom = definition.Id, Autostart = false, Temporary = false };
+        MachineFolder clone = Create(newName, made, folder => fill(machine, folder));
+        Journal.Add(new MachineEvent(DateTimeOffset.Now, name, definition.Id, "cloned", $"to {newName}"));
+        return clone;
+    });
+
     /// <summary>Removes a machine that does not run, with its disk and all that is kept of it.</summary>
     /// <exception cref="ManagementException">It runs, or cannot be removed.</exception>
     public void Remove(string name) => Changing(name, machine =>
