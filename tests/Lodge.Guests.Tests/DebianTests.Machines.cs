@@ -12,7 +12,7 @@ public sealed partial class DebianTests
         Assert.SkipWhen(image.Missing is not null, image.Missing ?? "");
         try
         {
-            Assert.Equal("web\n", Ok("create", "debian", "--name", "web", "--memory", "768M", "--net", "none"));
+            Assert.Equal("web\n", Ok("create", "debian", "--name", "web", "--memory", "768M", "--max-cpus", "2", "--net", "none"));
             Ok("start", "web");
             Ok("wait", "web", "--for", "agent", "--timeout", "9m");
             Assert.Equal("Linux web\n", Ok("exec", "web", "uname", "-sn"));
@@ -31,6 +31,16 @@ public sealed partial class DebianTests
             Assert.Equal(1, status);
             Assert.Contains("No such file", error);
             Assert.Equal(data, File.ReadAllBytes(back)); // a failure leaves the target alone
+
+            Assert.Equal("1\n", Ok("exec", "web", "nproc"));
+            Ok("edit", "web", "--cpus", "2");
+            Assert.Equal("2\n", Ok("exec", "web", "sh", "-c", "for i in $(seq 300); do [ $(nproc) = 2 ] && break; sleep 0.1; echo 1 >/sys/devices/system/cpu/cpu1/online; done 2>/dev/null; nproc"));
+            Assert.Contains("--max-cpus 2 is less than the 3 CPUs", image.Run("edit", "web", "--cpus", "3").Error);
+            const string Available = "$(awk '/MemAvailable/ {print $2}' /proc/meminfo)";
+            int before = int.Parse(Ok("exec", "web", "sh", "-c", $"echo {Available}"), System.Globalization.CultureInfo.InvariantCulture);
+            Ok("edit", "web", "--memory", "512M");
+            Assert.Equal("less\n", Ok("exec", "web", "sh", "-c", $"for i in $(seq 600); do [ {Available} -lt {before - 200_000} ] && break; sleep 0.1; done; [ {Available} -lt {before - 200_000} ] && echo less"));
+            Ok("edit", "web", "--memory", "768M", "--cpus", "2");
 
             Ok("pause", "web");
             Assert.Contains("its guest agent cannot answer", image.Run("exec", "web", "true").Error);

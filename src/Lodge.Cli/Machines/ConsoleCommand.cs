@@ -16,7 +16,6 @@ internal static class ConsoleCommand
         Argument<string> name = MachineCommands.Name();
         Option<bool> serial = new("--serial") { Description = "The first serial port (kernel messages) in place of the virtio console" };
         Command command = new("console", "Look at a machine's console and type there; Ctrl-] leaves it. Several may look at once") { name, serial };
-        command.Aliases.Add("attach");
         command.SetAction(parsed => Run(parsed.GetValue(name)!, parsed.GetValue(serial) ? "?device=serial" : ""));
         return command;
     }

@@ -6,6 +6,7 @@ using Lodge.Cli.Console;
 using Lodge.Cli.Image;
 using Lodge.Cli.Run;
 using Lodge.Management;
+using Lodge.Management.Control;
 using Lodge.Management.Limits;
 using Lodge.Management.Machines;
 
@@ -64,7 +65,8 @@ internal static class EditCommand
             {
                 ApplyLimits(store, machine);
             }
-            if (!changed.All(MachineLimits.Options.Contains) || (changed.Length == 0 && starts is null))
+            changed = [.. changed.Where(option => !ApplyNow(store, machine, option))];
+            if (changed.Any(option => !MachineLimits.Options.Contains(option)) || (options.Count == 0 && gone.Length == 0 && starts is null))
             {
                 HostFile.Error($"lodge: machine '{machine}' runs; it has the change after: lodge restart {machine}");
             }
@@ -72,6 +74,34 @@ internal static class EditCommand
         });
         ImageManual.AddTo(command, Manual);
         return command;
+    }
+
+    /// <summary>Changes what can be changed while the machine runs: processors by hot-plug, memory by the balloon.</summary>
+    /// <returns>Whether it is done; what is not comes with the next start.</returns>
+    private static bool ApplyNow(MachineStore store, string name, string option)
+    {
+        (MachineFolder folder, MachineDefinition definition) = store.Read(name);
+        RunOptions wanted = DefinitionOptions.Read(definition, folder);
+        try
+        {
+            using ControlClient client = ControlClient.Connect(folder);
+            switch (option)
+            {
+                case "cpus":
+                    client.SendAsync("PUT", "/v1/processors", new ControlProcessors(wanted.Processors), ControlJson.Default.ControlProcessors).GetAwaiter().GetResult();
+                    return true;
+                case "memory":
+                    client.SendAsync("PUT", "/v1/memory", new ControlMemory(wanted.Memory), ControlJson.Default.ControlMemory).GetAwaiter().GetResult();
+                    return true;
+                default:
+                    return false;
+            }
+        }
+        catch (ManagementException e)
+        {
+            HostFile.Error($"lodge: {e.Message}");
+            return false;
+        }
     }
 
     /// <summary>Sets the limits of a machine that runs, by this process: the machine's own may not.</summary>

@@ -47,6 +47,8 @@ internal sealed class MachineControl(MachineProcess process, VirtualMachine mach
             return true;
         })))),
         new("POST", "/v1/nmi", _ => Do(Nmi)),
+        new("PUT", "/v1/processors", SetProcessors),
+        new("PUT", "/v1/memory", SetMemory),
         new("POST", "/v1/shutdown", ShutDownAsync),
         new("POST", "/v1/stop", _ => Task.FromResult(ControlReply.Done with { After = () => process.Finish("stopped by force") })),
         new("POST", "/v1/console", request => Task.FromResult(new ControlReply { Upgrade = Hub(request).ViewAsync })),
@@ -76,7 +78,9 @@ internal sealed class MachineControl(MachineProcess process, VirtualMachine mach
         Engine = process.EngineName,
         Process = Environment.ProcessId,
         Memory = options.Memory,
-        Processors = options.Processors,
+        MemoryTarget = options.Memory - Math.Min(options.Memory, machine.Balloon?.TargetBytes ?? 0),
+        Processors = machine.ProcessorCount,
+        MaximumProcessors = machine.MaximumProcessorCount,
         Restarts = machine.Restarts,
         Cards = options.CardAddresses,
         Published = networks.Published,
@@ -222,6 +226,36 @@ internal sealed class MachineControl(MachineProcess process, VirtualMachine mach
         {
             throw new ControlException(409, "its guest masks NMIs");
         }
+    }
+
+    /// <summary>Plugs processors in at once; asks the guest to give some up, which it does or does not.</summary>
+    private Task<ControlReply> SetProcessors(ControlRequest request)
+    {
+        int count = request.Read(ControlJson.Default.ControlProcessors).Count;
+        if (count < 1 || count > machine.MaximumProcessorCount)
+        {
+            throw new ControlException(409, $"it can have 1 to {machine.MaximumProcessorCount} CPUs while it runs, not {count}; 'lodge edit --max-cpus' makes room at its next start");
+        }
+        _ = machine.SetProcessorCount(count);
+        process.Record("processors", $"{count}");
+        return Task.FromResult(ControlReply.Done);
+    }
+
+    /// <summary>Asks the guest to give memory up, or gives it back (balloon).</summary>
+    private Task<ControlReply> SetMemory(ControlRequest request)
+    {
+        ulong bytes = request.Read(ControlJson.Default.ControlMemory).Bytes;
+        if (machine.Balloon is not { } balloon)
+        {
+            throw new ControlException(409, "it has no balloon");
+        }
+        if (bytes < RunOptions.MinMemory || bytes > options.Memory)
+        {
+            throw new ControlException(409, $"it can have {RunOptions.MinMemory >> 20}M to {options.Memory >> 20}M while it runs, not {bytes >> 20}M");
+        }
+        balloon.TargetBytes = options.Memory - bytes;
+        process.Record("memory", $"{bytes >> 20}M");
+        return Task.FromResult(ControlReply.Done);
     }
 
     /// <summary>Asks the guest to turn its power off: by the power button, and where nobody listens to that by its agent.</summary>

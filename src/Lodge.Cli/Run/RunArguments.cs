@@ -18,6 +18,7 @@ internal sealed class RunArguments
     private readonly Option<string?> _append = new("--append") { Description = "Added to the kernel's command line", HelpName = "TEXT" };
     private readonly Option<ulong> _memory = Parsed("--memory", "Size of RAM [default: 512M]", "SIZE", RunOptions.ParseMemory);
     private readonly Option<int> _processors = Parsed("--cpus", "Number of CPUs [default: 1]", "N", RunOptions.ParseProcessors);
+    private readonly Option<int> _maximumProcessors = Parsed("--max-cpus", "Most CPUs that 'lodge edit --cpus' can give the machine while it runs [default: --cpus]", "N", RunOptions.ParseProcessors);
     private readonly Option<CpuModelName> _cpu = Parsed("--cpu", $"CPU model: {string.Join(", ", CpuModel.Names)} [default: v3]", "MODEL", RunOptions.ParseCpu);
     private readonly Option<bool> _hyperv = new("--hyperv") { Description = "Hyper-V's enlightenments, for Windows guests (engine kvm)" };
     private readonly Option<bool> _nested = new("--nested") { Description = "VMX or SVM: the guest can run virtual machines itself (engine kvm)" };
@@ -123,7 +124,7 @@ internal sealed class RunArguments
     }
 
     /// <summary>The options in the order of the help.</summary>
-    public IReadOnlyList<Option> All => [_keep, _cloudInit, _kernel, _initrd, _append, _memory, _hugePages, _mergeable, _memoryLock, _processors, _cpu, _hyperv, _nested, _pmu, _pin, _cpuShares, _cpuQuota, _cpuSet, _memoryLimit, _ioWeight, _pidsLimit, _noSandbox, _disk, _cdrom, _net, _publish, _allow, _deny, _capture, _share, _vsock, _engine, _name, _gdb, _debugExit, _timeout, _trace, _verbose, _noTemplate];
+    public IReadOnlyList<Option> All => [_keep, _cloudInit, _kernel, _initrd, _append, _memory, _hugePages, _mergeable, _memoryLock, _processors, _maximumProcessors, _cpu, _hyperv, _nested, _pmu, _pin, _cpuShares, _cpuQuota, _cpuSet, _memoryLimit, _ioWeight, _pidsLimit, _noSandbox, _disk, _cdrom, _net, _publish, _allow, _deny, _capture, _share, _vsock, _engine, _name, _gdb, _debugExit, _timeout, _trace, _verbose, _noTemplate];
 
     /// <summary>What a command line without options asks for.</summary>
     /// <param name="image">The image, or null.</param>
@@ -162,6 +163,7 @@ internal sealed class RunArguments
             },
             Sandbox = !parsed.GetValue(_noSandbox),
             Processors = parsed.GetResult(_processors) is null ? 1 : parsed.GetValue(_processors),
+            MaximumProcessors = CheckedMaximum(parsed.GetResult(_maximumProcessors) is null ? null : parsed.GetValue(_maximumProcessors), parsed.GetResult(_processors) is null ? 1 : parsed.GetValue(_processors)),
             Cpu = parsed.GetResult(_cpu) is null ? CpuModelName.V3 : parsed.GetValue(_cpu),
             Processor = ProcessorOptions.None with { HyperV = parsed.GetValue(_hyperv), Nested = parsed.GetValue(_nested), PerformanceMonitoring = parsed.GetValue(_pmu) },
             Engine = parsed.GetValue(_engine) ?? "auto",
@@ -203,6 +205,10 @@ internal sealed class RunArguments
         }
         return image;
     }
+
+    private static int? CheckedMaximum(int? maximum, int processors) => maximum < processors
+        ? throw new LodgeException($"--max-cpus {maximum} is less than the {processors} CPUs that the machine starts with", ExitStatus.Usage)
+        : maximum;
 
     private static IReadOnlyList<NetworkOption> CheckedNetworks(IReadOnlyList<NetworkOption> networks) =>
         networks.Count > 1 && networks.Any(n => n.Kind == NetworkKind.None)

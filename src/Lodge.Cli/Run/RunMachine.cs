@@ -28,6 +28,7 @@ internal static class RunMachine
             Pinning = options.Pin,
             IsRestored = restored,
             ProcessorCount = options.Processors,
+            MaximumProcessorCount = options.MaximumProcessors ?? options.Processors,
             Model = Model(options, engine),
             Processor = options.Processor,
             Boot = (memory, state) => KernelLoader.Load(memory, new BootOptions(plan.Kernel, plan.Modules, plan.CommandLine, MemoryMap.RootPointer)).Apply(state),
@@ -65,7 +66,7 @@ internal static class RunMachine
     {
         try
         {
-            return CpuModel.Create(options.Cpu, options.Processors, engine.CpuOffer, options.Processor);
+            return CpuModel.Create(options.Cpu, options.MaximumProcessors ?? options.Processors, engine.CpuOffer, options.Processor);
         }
         catch (NotSupportedException e)
         {

@@ -60,6 +60,9 @@ internal sealed record RunOptions
 
     public int Processors { get; init; } = 1;
 
+    /// <summary>Most processors that it can have while it runs; null: as many as at its start.</summary>
+    public int? MaximumProcessors { get; init; }
+
     /// <summary>CPUs of the host for the machine's, see <see cref="Machine.MachineConfiguration.Pinning"/>.</summary>
     public IReadOnlyList<int> Pin { get; init; } = [];
 

@@ -134,7 +134,7 @@ internal sealed class RunTemplate : IDisposable
     /// <summary>What is listed here is allowed, all else is not.</summary>
     private static bool Serves(RunOptions o, IEngine engine) =>
         engine is TranslationEngine
-        && o is { Image: null, Kernel: null, Initrd: null, Append: "", Keep: false, CloudInit: null, Vsock: null, Named: false, Gdb: null, DebugExitPort: null, Verbose: false }
+        && o is { Image: null, Kernel: null, Initrd: null, Append: "", Keep: false, CloudInit: null, Vsock: null, Named: false, Gdb: null, DebugExitPort: null, MaximumProcessors: null, Verbose: false }
         && o.Disks.Count == 0 && o.Shares.Count == 0
         && o.Backing is { HugePages: HugePages.None, Locked: false }
         && o.Processor == ProcessorOptions.None;

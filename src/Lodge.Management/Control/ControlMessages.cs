@@ -26,8 +26,14 @@ public sealed record ControlMachine
     /// <summary>Bytes of RAM.</summary>
     public required ulong Memory { get; init; }
 
+    /// <summary>Bytes of RAM that the guest shall do with at present (balloon).</summary>
+    public ulong MemoryTarget { get; init; }
+
     /// <summary>Virtual processors.</summary>
     public required int Processors { get; init; }
+
+    /// <summary>Most that it can have while it runs.</summary>
+    public int MaximumProcessors { get; init; }
 
     /// <summary>How many times the guest was reset.</summary>
     public int Restarts { get; init; }
@@ -97,6 +103,12 @@ public sealed record ControlShutdown(bool Asked);
 /// <param name="Addresses">The guest's addresses with their prefix lengths.</param>
 public sealed record ControlAgent(string Version, IReadOnlyList<string> Addresses);
 
+/// <summary>Processors that the machine shall have, <c>PUT /v1/processors</c>.</summary>
+public sealed record ControlProcessors(int Count);
+
+/// <summary>Memory that the guest shall do with, <c>PUT /v1/memory</c>.</summary>
+public sealed record ControlMemory(ulong Bytes);
+
 /// <summary>JSON of the control socket.</summary>
 [JsonSourceGenerationOptions(PropertyNamingPolicy = JsonKnownNamingPolicy.CamelCase, DefaultIgnoreCondition = JsonIgnoreCondition.WhenWritingNull)]
 [JsonSerializable(typeof(ControlError))]
@@ -107,5 +119,7 @@ public sealed record ControlAgent(string Version, IReadOnlyList<string> Addresse
 [JsonSerializable(typeof(ControlSize))]
 [JsonSerializable(typeof(ControlShutdown))]
 [JsonSerializable(typeof(ControlAgent))]
+[JsonSerializable(typeof(ControlProcessors))]
+[JsonSerializable(typeof(ControlMemory))]
 [JsonSerializable(typeof(Dictionary<string, ControlStats>))]
 public sealed partial class ControlJson : JsonSerializerContext;
