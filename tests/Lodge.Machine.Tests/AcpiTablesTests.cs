@@ -11,7 +11,9 @@ public class AcpiTablesTests
 {
     private static AcpiConfiguration Configuration(int processors, int maximum = 0) => new()
     {
-        ProcessorCount = processors, MaximumProcessorCount = maximum, HotPlugSlots = [.. Enumerable.Range(3, 28)],
+        ProcessorCount = processors,
+        MaximumProcessorCount = maximum,
+        HotPlugSlots = [.. Enumerable.Range(3, 28)],
         SerialPorts = [Uart16550Configuration.Standard[0], Uart16550Configuration.Standard[3]],
         HighWindowBase = 0x1_4000_0000,
         HighWindowLength = 64UL << 30,

@@ -176,29 +176,29 @@ internal sealed class MachineControl(MachineProcess process, VirtualMachine mach
     private void Save()
     {
         lock (_snapshotGate) // one that is being written comes first
-        lock (_gate)
-        {
-            bool ran = process.State == MachineStates.Running;
-            if (!ran && process.State != MachineStates.Paused)
+            lock (_gate)
             {
-                throw new ControlException(409, $"it is {process.State} and cannot be saved");
-            }
-            machine.Pause();
-            try
-            {
-                disks.Flush(); // what the guest has written must be there when it goes on
-                MachineImage.Save(machine, process.Folder.Saved, new SaveOptions { Name = process.Folder.Name, Version = Program.Version });
-            }
-            catch (Exception e) when (e is IOException or DiskException or NotSupportedException or InvalidOperationException)
-            {
-                if (ran)
+                bool ran = process.State == MachineStates.Running;
+                if (!ran && process.State != MachineStates.Paused)
                 {
-                    machine.Resume();
+                    throw new ControlException(409, $"it is {process.State} and cannot be saved");
                 }
-                throw new ControlException(500, $"it cannot be saved: {e.Message}");
+                machine.Pause();
+                try
+                {
+                    disks.Flush(); // what the guest has written must be there when it goes on
+                    MachineImage.Save(machine, process.Folder.Saved, new SaveOptions { Name = process.Folder.Name, Version = Program.Version });
+                }
+                catch (Exception e) when (e is IOException or DiskException or NotSupportedException or InvalidOperationException)
+                {
+                    if (ran)
+                    {
+                        machine.Resume();
+                    }
+                    throw new ControlException(500, $"it cannot be saved: {e.Message}");
+                }
+                process.Record("saved", null);
             }
-            process.Record("saved", null);
-        }
     }
 
     private T Snapshots<T>(Func<SnapshotMaker, T> action)

@@ -80,7 +80,8 @@ internal sealed unsafe partial class SandboxProbe(MachineFolder own, MachineFold
         {
             File.WriteAllText($"{work}/probe", "{}");
             return Two(82, $"{work}/probe", $"{ownFolder}/machine.json.probe");
-        });
+        }
+        );
         yield return ("make a file beside its definition", () => Open($"{ownFolder}/probe", write | create));
         yield return ("make a symbolic link", () => Two(88, "/etc/passwd", $"{work}/probe-link"));
         yield return ("make a named pipe", () => One(133, $"{work}/probe-pipe", 0x1000 | 0x180, 0));
