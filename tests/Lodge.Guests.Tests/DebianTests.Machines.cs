@@ -40,12 +40,21 @@ public sealed partial class DebianTests
             int before = int.Parse(Ok("exec", "web", "sh", "-c", $"echo {Available}"), System.Globalization.CultureInfo.InvariantCulture);
             Ok("edit", "web", "--memory", "512M");
             Assert.Equal("less\n", Ok("exec", "web", "sh", "-c", $"for i in $(seq 600); do [ {Available} -lt {before - 200_000} ] && break; sleep 0.1; done; [ {Available} -lt {before - 200_000} ] && echo less"));
-            Ok("edit", "web", "--memory", "768M", "--cpus", "2");
 
             Ok("pause", "web");
             Assert.Contains("its guest agent cannot answer", image.Run("exec", "web", "true").Error);
             Ok("resume", "web");
             Ok("exec", "web", "sh", "-c", "echo kept >/root/file; sync");
+
+            Assert.Contains("--freeze is for --no-memory", image.Run("snapshot", "create", "web", "--freeze").Error);
+            Ok("snapshot", "create", "web", "frozen", "--no-memory", "--freeze");
+            Ok("exec", "web", "sh", "-c", "echo thawed >/root/thawed; sync"); // writes go on
+            // It goes on where it was, with the clock that its agent sets.
+            Ok("exec", "web", "sh", "-c", "echo here >/run/here; date -s '2001-01-01'");
+            Ok("save", "web");
+            Ok("restore", "web");
+            Assert.Equal("here\n", Ok("exec", "web", "cat", "/run/here"));
+            Assert.Equal("now\n", Ok("exec", "web", "sh", "-c", "for i in $(seq 600); do [ $(date +%Y) -gt 2001 ] && echo now && break; sleep 0.1; done"));
             Ok("stop", "web", "--timeout", "9m");
             using (JsonDocument shown = JsonDocument.Parse(Ok("show", "web", "--json")))
             {

@@ -40,7 +40,7 @@ internal sealed class MachineControl(MachineProcess process, VirtualMachine mach
             Save();
             return Task.FromResult(ControlReply.Done with { After = () => process.Finish("saved") });
         }),
-        new("POST", "/v1/snapshots", request => Task.Run(() => ControlReply.Of(Snapshots(maker => maker.Create(request.Read(SnapshotJson.Default.SnapshotRequest))), SnapshotJson.Default.SnapshotRecord))),
+        new("POST", "/v1/snapshots", SnapshotAsync),
         new("DELETE", "/v1/snapshots/*", request => Task.Run(() => Do(() => Snapshots(maker =>
         {
             maker.Remove(request.Path);
@@ -199,6 +199,31 @@ internal sealed class MachineControl(MachineProcess process, VirtualMachine mach
                 }
                 process.Record("saved", null);
             }
+    }
+
+    private async Task<ControlReply> SnapshotAsync(ControlRequest request)
+    {
+        SnapshotRequest wanted = request.Read(SnapshotJson.Default.SnapshotRequest);
+        if (!wanted.Freeze)
+        {
+            return await Task.Run(Make).ConfigureAwait(false);
+        }
+        if (wanted.Memory)
+        {
+            throw new ControlException(400, "file systems are held for a snapshot without memory: one with memory would go on with them held");
+        }
+        GuestAgentClient agent = Agent();
+        await agent.FreezeAsync(request.Cancellation).ConfigureAwait(false);
+        try
+        {
+            return await Task.Run(Make).ConfigureAwait(false);
+        }
+        finally
+        {
+            await agent.ThawAsync(CancellationToken.None).ConfigureAwait(false);
+        }
+
+        ControlReply Make() => ControlReply.Of(Snapshots(maker => maker.Create(wanted)), SnapshotJson.Default.SnapshotRecord);
     }
 
     private T Snapshots<T>(Func<SnapshotMaker, T> action)

@@ -7,6 +7,7 @@ using Lodge.Engine;
 using Lodge.Machine;
 using Lodge.Management;
 using Lodge.Management.Control;
+using Lodge.Management.GuestAgent;
 using Lodge.Management.Host;
 using Lodge.Management.Machines;
 using Lodge.Network;
@@ -22,6 +23,9 @@ internal sealed class MachineProcess
 {
     // How long the guest has to turn its power off when the process is asked to end (SIGTERM, as the host's shutdown sends it).
     private static readonly TimeSpan TerminationTime = TimeSpan.FromSeconds(60);
+
+    // How long a guest that goes on may take to answer before its clock is left to itself.
+    private static readonly TimeSpan ClockTime = TimeSpan.FromMinutes(1);
 
     private readonly MachineFolder _folder;
     private readonly MachineDefinition _definition;
@@ -131,6 +135,7 @@ internal sealed class MachineProcess
         using RunNetworks networks = RunNetworks.Open(cards, options.Name);
         using RunVsock sockets = RunVsock.Open(options.Vsock, notifies: plan.SystemDisk is not null);
         using SavedGuest? saved = SavedGuest.Open(_folder, _arguments);
+        options = options with { Memory = saved is not null && saved.MemorySize > options.Memory ? saved.MemorySize : options.Memory };
         using VirtualMachine machine = RunMachine.Create(engine, options, plan, consoles.Guest, disks, networks, shares, sockets, restored: saved is not null);
         saved?.RestoreInto(machine);
         machine.Completion.ContinueWith(_ => _end.Finish(_commandStatus ?? ExitStatus.PowerOff, null), TaskScheduler.Default);
@@ -149,6 +154,10 @@ internal sealed class MachineProcess
         Tell(MachineStates.Running);
         Record(saved is null ? "started" : "restored", null);
         report.Started();
+        if (saved is not null && consoles.Agent is { } agent)
+        {
+            _ = SetClockAsync(agent);
+        }
         using FreshIdentity? identity = FreshIdentity.Begin(_folder, _definition.Id, consoles.Agent, () => State == MachineStates.Running, Record);
         RunOutcome outcome = _end.Wait(null);
         Tell(MachineStates.Stopping);
@@ -220,6 +229,20 @@ internal sealed class MachineProcess
             && nint.TryParse(word.AsSpan(name.Length), NumberStyles.None, CultureInfo.InvariantCulture, out nint descriptor)
             ? new SafeFileHandle(descriptor, ownsHandle: true)
             : null;
+
+    /// <summary>The clock of a guest that was saved stood still; its agent sets it. A guest without one has to look at its real-time clock itself.</summary>
+    private static async Task SetClockAsync(GuestAgentClient agent)
+    {
+        try
+        {
+            await agent.SynchronizeAsync(ClockTime).ConfigureAwait(false);
+            await agent.SetTimeAsync(DateTimeOffset.UtcNow).ConfigureAwait(false);
+        }
+        catch (GuestAgentException e)
+        {
+            HostFile.Error($"lodge: the guest's clock was not set: {e.Message}");
+        }
+    }
 
     private void CommandEnded(int status)
     {

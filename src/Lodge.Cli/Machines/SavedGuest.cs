@@ -35,6 +35,9 @@ internal sealed class SavedGuest : IDisposable
         }
     }
 
+    /// <summary>Bytes of RAM that it has: the definition may ask for less since, which is the balloon's affair until the machine boots.</summary>
+    public ulong MemorySize => _saved.MemorySize;
+
     /// <summary>Puts it into a machine.</summary>
     /// <exception cref="LodgeException">It is damaged, or of a machine that was another one.</exception>
     public void RestoreInto(VirtualMachine machine)
@@ -42,6 +45,10 @@ internal sealed class SavedGuest : IDisposable
         try
         {
             _saved.RestoreInto(machine);
+            if (_stays)
+            {
+                machine.NewGeneration(Guid.NewGuid()); // the guest's past is lived again: it must not draw the random numbers that it drew then
+            }
         }
         catch (Exception e) when (e is IOException or SavedStateException or NotSupportedException)
         {

@@ -28,10 +28,15 @@ internal static class SnapshotCommands
         Argument<string?> name = new("SNAPSHOT") { Description = "Its name [default: one is made up]", Arity = ArgumentArity.ZeroOrOne };
         Option<string?> description = new("--description") { Description = "What to remember of it", HelpName = "TEXT" };
         Option<bool> noMemory = new("--no-memory") { Description = "Of a running machine only the disks, as if its plug had been pulled" };
-        Command command = new("create", "Keep a machine as it is now; one that runs goes on at once") { machine, name, description, noMemory };
+        Option<bool> freeze = new("--freeze") { Description = "With --no-memory: the guest's agent writes everything out and holds the file systems meanwhile" };
+        Command command = new("create", "Keep a machine as it is now; one that runs goes on at once") { machine, name, description, noMemory, freeze };
         command.SetAction(parsed =>
         {
-            SnapshotRequest wanted = new(parsed.GetValue(name), parsed.GetValue(description), !parsed.GetValue(noMemory));
+            SnapshotRequest wanted = new(parsed.GetValue(name), parsed.GetValue(description), !parsed.GetValue(noMemory), parsed.GetValue(freeze));
+            if (wanted is { Freeze: true, Memory: true })
+            {
+                throw new LodgeException("--freeze is for --no-memory: a snapshot with memory needs no help to be consistent, and would go on with its file systems held", ExitStatus.Usage);
+            }
             SnapshotRecord made = With(
                 parsed.GetValue(machine)!,
                 client => client.AskAsync("POST", "/v1/snapshots", wanted, SnapshotJson.Default.SnapshotRequest, SnapshotJson.Default.SnapshotRecord).GetAwaiter().GetResult(),

@@ -40,9 +40,11 @@ internal static class RunMachine
             AddDevices = chipset =>
             {
                 AddDevices(chipset, consoles);
-                disks.AddDevices(chipset, options.Processors);
-                networks.AddDevices(chipset, options.Processors);
-                shares.AddDevices(chipset, options.Processors);
+                // By the most that it can have: what devices have stays the same when processors come and go, also between a save and a restore.
+                int processors = options.MaximumProcessors ?? options.Processors;
+                disks.AddDevices(chipset, processors);
+                networks.AddDevices(chipset, processors);
+                shares.AddDevices(chipset, processors);
                 sockets.AddDevices(chipset);
             },
         };

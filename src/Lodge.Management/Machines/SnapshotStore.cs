@@ -42,7 +42,8 @@ public sealed record SnapshotRecord
 /// <param name="Name">Its name; null: its identity.</param>
 /// <param name="Description">What the user says of it.</param>
 /// <param name="Memory">Whether to keep the state of the running machine.</param>
-public sealed record SnapshotRequest(string? Name, string? Description, bool Memory);
+/// <param name="Freeze">The guest's agent holds its file systems meanwhile; without memory only.</param>
+public sealed record SnapshotRequest(string? Name, string? Description, bool Memory, bool Freeze = false);
 
 /// <summary>JSON of snapshots.</summary>
 [JsonSourceGenerationOptions(PropertyNamingPolicy = JsonKnownNamingPolicy.CamelCase, WriteIndented = true, DefaultIgnoreCondition = JsonIgnoreCondition.WhenWritingNull)]
