@@ -89,6 +89,33 @@ public sealed class HpetTests : IDisposable
     }
 
     [Fact]
+    public void ATimerWhoseInterruptIsOffDoesNotWakeTheHostAndIsRightWhenItIsLookedAt()
+    {
+        const uint Delta = 400_000;
+        _fixture.Write32(Config, 1);
+        _fixture.Write32(Timer(0), 0x4 | 0x8 | 0x40 | 0x100 | Route(20));
+        _fixture.Write32(Timer(0, 8), _fixture.Read32(Counter) + Delta);
+        _fixture.Write32(Timer(0, 8), Delta);
+        Assert.NotEqual(long.MaxValue, _hpet.NextExpiry);
+        _fixture.Write32(Timer(0), 0x8 | 0x100 | Route(20)); // as Linux shuts a clock event device down
+        Assert.Equal(long.MaxValue, _hpet.NextExpiry);
+        _fixture.Advance(Delta * 10L * 7);
+        Assert.InRange(_fixture.Read32(Timer(0, 8)) - _fixture.Read32(Counter), 1u, Delta);
+        _fixture.Advance(Delta * 10L * 5);
+        var writer = new StateWriter();
+        _hpet.Stop();
+        _hpet.Save(writer);
+        _hpet.Restore(new StateReader(writer.ToArray()));
+        _hpet.Start();
+        Assert.InRange(_fixture.Read32(Timer(0, 8)) - _fixture.Read32(Counter), 1u, Delta);
+        Assert.Equal(0, _rig.Lines[0][20].Rises);
+        _fixture.Write32(Timer(0), 0x4 | 0x8 | 0x100 | Route(20)); // on again
+        Assert.NotEqual(long.MaxValue, _hpet.NextExpiry);
+        Ticks(Delta);
+        Assert.Equal(1, _rig.Lines[0][20].Rises);
+    }
+
+    [Fact]
     public void Linux_legacy_clockevent_periodic_and_one_shot()
     {
         _fixture.Write32(Config, 3);

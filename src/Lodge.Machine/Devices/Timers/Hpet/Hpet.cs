@@ -130,6 +130,15 @@ public sealed class Hpet : IDevice, IIoHandler
     {
         lock (_gate)
         {
+            long now = Now();
+            for (int i = 0; i < TimerCount; i++)
+            {
+                if (_state.Timer[i] is { } timer && !IsHeard(timer) && timer.MatchTick <= now)
+                {
+                    Advance(timer, now);
+                    Fire(i, timer, now);
+                }
+            }
             writer.Nested(1, _state);
         }
     }
@@ -156,6 +165,18 @@ public sealed class Hpet : IDevice, IIoHandler
         }
     }
 
+    /// <summary>Machine time in nanoseconds at which the host timer expires; <see cref="long.MaxValue"/> when it does not.</summary>
+    internal long NextExpiry
+    {
+        get
+        {
+            lock (_gate)
+            {
+                return _armed;
+            }
+        }
+    }
+
     /// <summary>What the host timer calls.</summary>
     internal void Expire()
     {
@@ -179,6 +200,8 @@ public sealed class Hpet : IDevice, IIoHandler
     private bool Counting => (_state.Configuration & Enable) != 0;
 
     private bool Replacing => (_state.Configuration & (Enable | LegacyReplacement)) == (Enable | LegacyReplacement);
+
+    private static bool IsHeard(HpetTimerState timer) => (timer.Configuration & TimerInterruptEnable) != 0;
 
     private static int Route(HpetTimerState timer) => (int)((timer.Configuration & TimerRoute) >> TimerRouteShift);
 
@@ -351,7 +374,8 @@ public sealed class Hpet : IDevice, IIoHandler
                 Advance(timer, now);
                 Fire(i, timer, now);
             }
-            if (timer.MatchTick <= long.MaxValue / Period)
+            // One without an interrupt is seen only by those who read it, and is brought up to date then: Linux leaves such a timer running at 250 Hz.
+            if (IsHeard(timer) && timer.MatchTick <= long.MaxValue / Period)
             {
                 long deadline = timer.MatchTick * Period;
                 next = Math.Min(next, (timer.Configuration & TimerPeriodic) != 0 ? Math.Max(deadline, _lastPeriodic + MinimumInterval) : deadline);
