@@ -21,11 +21,11 @@ public sealed partial class DebianTests
 
             byte[] data = new byte[5_000_001];
             new Random(7).NextBytes(data);
-            string file = Path.Combine(image.Folder, "data"), back = Path.Combine(image.Folder, "back");
+            string file = Path.Combine(image.Folder, "copied"), back = Path.Combine(image.Folder, "copied-back");
             File.WriteAllBytes(file, data);
             Ok("copy", file, "web:/root/");
-            Assert.Equal("5000001\n", Ok("exec", "web", "stat", "-c", "%s", "/root/data"));
-            Ok("copy", "web:/root/data", back);
+            Assert.Equal("5000001\n", Ok("exec", "web", "stat", "-c", "%s", "/root/copied"));
+            Ok("copy", "web:/root/copied", back);
             Assert.Equal(data, File.ReadAllBytes(back));
             (int status, _, string error) = image.Run("copy", "web:/nix", back);
             Assert.Equal(1, status);

@@ -16,7 +16,7 @@ public class LockstepTests
     {
         string? whole = Environment.GetEnvironmentVariable("LODGE_LOCKSTEP_WHOLE");
         string setting = string.IsNullOrEmpty(whole) ? "chains:500:1" : whole;
-        (int status, string output, string error) = LodgeProcess.Script("LODGE_LOCKSTEP=$1 exec \"$0\" run --engine translate --trace -- sh -c 'echo up; poweroff -f' </dev/null", setting);
+        (int status, string output, string error) = LodgeProcess.Script("LODGE_LOCKSTEP=$1 exec \"$0\" run --no-template --engine translate --trace -- sh -c 'echo up; poweroff -f' </dev/null", setting);
         Assert.True(status == 205, $"status {status}: {error}");
         Assert.Equal("up\n", output);
         Assert.Equal(0, Counter(error, "lockstep divergences"));

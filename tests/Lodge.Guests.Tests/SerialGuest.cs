@@ -74,12 +74,12 @@ internal sealed class SerialGuest : ICharacterBackend, IDisposable
     /// <summary>Resets the machine and waits for the new shell.</summary>
     public void Reset()
     {
+        Machine.Reset();
         int from;
         lock (_gate)
         {
-            from = _output.Length;
+            from = _output.Length; // after the reset: the prompt of the shell before it may have come late
         }
-        Machine.Reset();
         Boot(from);
     }
 
