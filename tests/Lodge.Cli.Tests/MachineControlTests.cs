@@ -1,5 +1,6 @@
 using System.Text.Json;
 using System.Text.RegularExpressions;
+using Lodge.Cli.Console;
 using Lodge.Cli.Machines;
 using Lodge.Cli.Run;
 using Lodge.Management.Machines;
@@ -57,6 +58,29 @@ public sealed partial class MachineControlTests
     [InlineData("exec web", "exec web")]
     [InlineData("exec --help", "exec --help")]
     public void TheCommandOfExecNeedsNoDashes(string written, string meant) => Assert.Equal(meant.Split(' '), ExecCommand.WithSeparator(written.Split(' ')));
+
+    [Theory]
+    [InlineData("logs -n x a", "--lines 'x' is not a whole number")]
+    [InlineData("exec --wait x a -- true", "--wait 'x' is not a whole number")]
+    [InlineData("events --since x", "--since 'x' is not a time")]
+    [InlineData("stop --timeout x a", "--timeout 'x' is not a time")]
+    [InlineData("wait --timeout x a", "--timeout 'x' is not a time")]
+    [InlineData("wait --for x a", "state 'x' is not known; give stopped, running or agent")]
+    [InlineData("edit a --autostart x", "--autostart 'x' is not understood; give on or off")]
+    public void AWrongValueIsToldWithWhatToWrite(string line, string words)
+    {
+        List<string> told = [];
+        HostFile.Listener = told.Add;
+        try
+        {
+            Assert.Equal(2, Program.Run(line.Split(' '), _ => 0));
+        }
+        finally
+        {
+            HostFile.Listener = null;
+        }
+        Assert.Contains(words, Assert.Single(told));
+    }
 
     [GeneratedRegex("#/components/schemas/(\\w+)")]
     private static partial Regex Reference();

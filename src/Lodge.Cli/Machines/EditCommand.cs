@@ -35,7 +35,13 @@ internal static class EditCommand
         Argument<string> name = MachineCommands.Name();
         Option<string[]> unset = new("--unset") { Description = "Take an option away; repeatable", HelpName = "OPTION" };
         Option<string?> autostart = new("--autostart") { Description = "Whether it starts with the host", HelpName = "on|off" };
-        autostart.AcceptOnlyFromAmong("on", "off");
+        autostart.Validators.Add(result =>
+        {
+            if (result.Tokens is [{ Value: not ("on" or "off") } word])
+            {
+                result.AddError($"--autostart '{word.Value}' is not understood; give on or off");
+            }
+        });
         Command command = new("edit", "Change what a machine is made from") { name, unset, autostart };
         foreach (Option option in arguments.All.Where(option => option.Name is not "--name" and not "--keep"))
         {

@@ -13,23 +13,7 @@ internal static class EventsCommand
     public static Command Create()
     {
         Option<bool> json = new("--json") { Description = "Print a line of JSON for each" };
-        Option<TimeSpan?> since = new("--since")
-        {
-            Description = "Also those of this long ago, for example 10m or 24h",
-            HelpName = "TIME",
-            CustomParser = result =>
-            {
-                try
-                {
-                    return RunOptions.ParseTimeout(result.Tokens[0].Value);
-                }
-                catch (FormatException e)
-                {
-                    result.AddError(e.Message);
-                    return null;
-                }
-            },
-        };
+        Option<TimeSpan?> since = MachineCommands.Time("--since", "Also those of this long ago, for example 10m or 24h");
         Option<bool> past = new("--no-follow") { Description = "End with the last that has happened" };
         Command command = new("events", "Tell what happens to machines: created, started, paused, stopped and so on, until Ctrl-C") { json, since, past };
         command.SetAction(parsed => RunAsync(parsed.GetValue(json), parsed.GetValue(since), !parsed.GetValue(past)).GetAwaiter().GetResult());

@@ -8,7 +8,7 @@ namespace Lodge.Cli.Machines;
 /// <summary>The verb <c>exec</c>.</summary>
 internal static class ExecCommand
 {
-    private const int LargestInput = 16 << 20;
+    private const int LargestInput = 16 << 20, DefaultWait = 10;
 
     private const string Manual = """
 
@@ -29,11 +29,11 @@ internal static class ExecCommand
         Argument<string> name = MachineCommands.Name();
         Option<string[]> environment = new("--env", "-e") { Description = "Set a variable; repeatable", HelpName = "NAME=VALUE" };
         Option<bool> interactive = new("--interactive", "-i") { Description = "Give it this command's standard input" };
-        Option<int> wait = new("--wait") { Description = "How many seconds to wait for a guest that boots [default: 10]", HelpName = "SECONDS", DefaultValueFactory = _ => 10 };
+        Option<int?> wait = MachineCommands.Number("--wait", "How many seconds to wait for a guest that boots, up to 3600 [default: 10]", "SECONDS");
         Command command = new("exec", "Run a command in a machine's guest") { name, environment, interactive, wait };
         command.SetAction(parsed => words is not { Count: > 0 }
             ? throw new LodgeException("no command is given; write for example: lodge exec web -- uname -a", ExitStatus.Usage)
-            : Run(parsed.GetValue(name)!, words, parsed.GetValue(environment) ?? [], parsed.GetValue(interactive), parsed.GetValue(wait)));
+            : Run(parsed.GetValue(name)!, words, parsed.GetValue(environment) ?? [], parsed.GetValue(interactive), parsed.GetValue(wait) ?? DefaultWait));
         ImageManual.AddTo(command, Manual);
         return command;
     }

@@ -237,21 +237,5 @@ internal static class LifeCommands
     private static (Option<bool> Force, Option<TimeSpan?> Timeout) StopOptions() =>
     (
         new("--force") { Description = "Pull the plug at once" },
-        new("--timeout")
-        {
-            Description = "How long to wait for the guest, for example 30s or 5m",
-            HelpName = "TIME",
-            CustomParser = result =>
-            {
-                try
-                {
-                    return RunOptions.ParseTimeout(result.Tokens[0].Value);
-                }
-                catch (FormatException e)
-                {
-                    result.AddError(e.Message);
-                    return null;
-                }
-            },
-        });
+        MachineCommands.Time("--timeout", "How long to wait for the guest, for example 30s or 5m"));
 }

@@ -12,7 +12,7 @@ internal static class LogsCommand
     {
         Argument<string> name = MachineCommands.Name();
         Option<bool> follow = new("--follow", "-f") { Description = "Go on until the machine ends" };
-        Option<int?> lines = new("--lines", "-n") { Description = "Only the last lines", HelpName = "N" };
+        Option<int?> lines = MachineCommands.Number("--lines", "Only the last lines", "N", "-n");
         Option<bool> process = new("--process") { Description = "The lines of the machine's process in place of its guest's" };
         Command command = new("logs", "Show what a machine printed on its serial console, or what its command printed; of a long log the last one to two MiB") { name, follow, lines, process };
         command.SetAction(parsed => Run(MachineStore.ForUser().Get(parsed.GetValue(name)!), parsed.GetValue(process), parsed.GetValue(follow), parsed.GetValue(lines)));

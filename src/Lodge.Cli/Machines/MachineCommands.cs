@@ -1,6 +1,7 @@
 using System.CommandLine;
 using System.Text;
 using Lodge.Cli.Console;
+using Lodge.Cli.Run;
 using Lodge.Management;
 using Lodge.Management.Control;
 using Lodge.Management.Machines;
@@ -43,6 +44,41 @@ internal static class MachineCommands
 
     /// <summary>One machine.</summary>
     public static Argument<string> Name() => new("NAME") { Description = "Machine as 'lodge list' shows it" };
+
+    /// <summary>An option that is a time.</summary>
+    public static Option<TimeSpan?> Time(string name, string description) => new(name)
+    {
+        Description = description,
+        HelpName = "TIME",
+        CustomParser = result =>
+        {
+            try
+            {
+                return RunOptions.ParseTimeout(result.Tokens[0].Value);
+            }
+            catch (FormatException)
+            {
+                result.AddError($"{name} '{result.Tokens[0].Value}' is not a time; write it as 30, 30s, 5m or 1h (at most 720h)");
+                return null;
+            }
+        },
+    };
+
+    /// <summary>An option that is a number of something, 0 or more.</summary>
+    public static Option<int?> Number(string name, string description, string unit, params string[] aliases) => new(name, aliases)
+    {
+        Description = description,
+        HelpName = unit,
+        CustomParser = result =>
+        {
+            if (int.TryParse(result.Tokens[0].Value, System.Globalization.NumberStyles.None, System.Globalization.CultureInfo.InvariantCulture, out int number))
+            {
+                return number;
+            }
+            result.AddError($"{name} '{result.Tokens[0].Value}' is not a whole number; write it as 10");
+            return null;
+        },
+    };
 
     /// <summary>Does something for each machine; one that fails does not hold up the others.</summary>
     /// <returns>Exit status: that of the last failure, or 0.</returns>

@@ -17,24 +17,14 @@ internal static class WaitCommand
     {
         Argument<string> name = MachineCommands.Name();
         Option<string> condition = new("--for") { Description = "What to wait for: stopped (its process has ended), running, or agent (its guest agent answers) [default: stopped]", HelpName = "STATE", DefaultValueFactory = _ => "stopped" };
-        condition.AcceptOnlyFromAmong("stopped", "running", "agent");
-        Option<TimeSpan?> timeout = new("--timeout")
+        condition.Validators.Add(result =>
         {
-            Description = "Give up after this time, with status 124",
-            HelpName = "TIME",
-            CustomParser = result =>
+            if (result.Tokens is [{ Value: not ("stopped" or "running" or "agent") } word])
             {
-                try
-                {
-                    return RunOptions.ParseTimeout(result.Tokens[0].Value);
-                }
-                catch (FormatException e)
-                {
-                    result.AddError(e.Message);
-                    return null;
-                }
-            },
-        };
+                result.AddError($"state '{word.Value}' is not known; give stopped, running or agent");
+            }
+        });
+        Option<TimeSpan?> timeout = MachineCommands.Time("--timeout", "Give up after this time, with status 124");
         Command command = new("wait", "Wait until a machine has ended; its exit status, that of its command if it has one, becomes this command's") { name, condition, timeout };
         command.SetAction(parsed => Run(parsed.GetValue(name)!, parsed.GetValue(condition)!, parsed.GetValue(timeout)));
         return command;
