@@ -112,7 +112,14 @@ internal sealed class FakeProcessor(FakePartition partition, int index, Action<F
 
     public override void Stop() => _stop.Set();
 
-    public override ProcessorState GetState() => _state;
+    /// <summary>Called when the state is asked for.</summary>
+    public Action? Saving { get; set; }
+
+    public override ProcessorState GetState()
+    {
+        Saving?.Invoke();
+        return _state;
+    }
 
     public override void SetState(ProcessorState state) => _state = state;
 

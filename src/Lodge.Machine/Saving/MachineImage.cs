@@ -69,8 +69,9 @@ public static class MachineImage
             byte[] state = [];
             TimeSpan pause = machine.Hold(() =>
             {
-                image = machine.Memory.TakeSnapshot();
+                // The state first: who is asked for it may settle in RAM what is shared with the guest there (a paravirtual end of interrupt).
                 state = machine.SaveState();
+                image = machine.Memory.TakeSnapshot();
                 whilePaused?.Invoke();
             });
             taken.SetResult(pause);
