@@ -41,17 +41,13 @@ public sealed partial class VirtualMachine : IDebugTarget, IDisposable
     private const int MaximumOemStrings = 8192;
 
     private readonly Lock _lifecycle = new();
-    private readonly object _requestGate = new();
     private readonly MachineConfiguration _configuration;
     private readonly TaskCompletionSource<MachineOutcome> _completion = new(TaskCreationOptions.RunContinuationsAsynchronously);
     private readonly ProcessorThreads _threads;
     private readonly Thread _thread;
     private readonly EventListener? _events;
-    private MachineOutcome? _request;
-    private readonly List<VirtualProcessor> _debugStops = [];
     private bool _awaitsState;
     private bool _poweredOn;    // and not made with another machine's memory, which holds its own tables
-    private bool _disposing;
     private bool _disposed;
     private volatile MachineRunState _state;
 
@@ -238,115 +234,6 @@ public sealed partial class VirtualMachine : IDebugTarget, IDisposable
         }
     }
 
-    /// <summary>Saves time, devices and processors of a machine that does not run. RAM is saved apart, see <see cref="Memory"/>.</summary>
-    /// <exception cref="InvalidOperationException">The machine runs or has ended.</exception>
-    public byte[] SaveState()
-    {
-        lock (_lifecycle)
-        {
-            RequireStill();
-            var writer = new StateWriter();
-            writer.Nested(1, new MachineState
-            {
-                MemorySize = Memory.Size,
-                Time = Clock.Now,
-                Devices = [.. Chipset.Devices.Select(Save)],
-                Processors = [.. Partition.Processors.Select(static processor => processor.GetState())],
-                Model = _configuration.Model.Save(),
-            });
-            return writer.ToArray();
-        }
-    }
-
-    /// <summary>Takes a saved state. On an exception the machine is to be thrown away.</summary>
-    /// <exception cref="SavedStateException">The state is malformed or of another machine, or the processor that its guest saw cannot be had here.</exception>
-    /// <exception cref="InvalidOperationException">The machine runs or has ended.</exception>
-    public void RestoreState(ReadOnlyMemory<byte> state)
-    {
-        lock (_lifecycle)
-        {
-            RequireStill();
-            MachineState saved = new StateReader(state).Nested(1, new MachineState());
-            var devices = new Dictionary<string, DeviceState>(StringComparer.Ordinal);
-            foreach (DeviceState device in saved.Devices)
-            {
-                if (!devices.TryAdd(device.Name, device))
-                {
-                    throw new SavedStateException($"saved state has device '{device.Name}' twice");
-                }
-            }
-            if (saved.MemorySize != Memory.Size || saved.Processors.Count != Partition.Processors.Count)
-            {
-                throw new SavedStateException($"saved state is of a machine with {saved.Processors.Count} processors and {saved.MemorySize} bytes of memory");
-            }
-            if (saved.Devices.FirstOrDefault(device => !Chipset.Devices.Any(own => own.Name == device.Name)) is { } extra)
-            {
-                throw new SavedStateException($"saved state is of a machine with a device '{extra.Name}', which this one has not");
-            }
-            if (saved.Model is not null)
-            {
-                _configuration.Model.Adopt(saved.Model);
-            }
-            Clock.Set(saved.Time);
-            // Interrupt controllers, which come first, last: they then hold what was saved whatever the other devices' wires did meanwhile.
-            foreach (IDevice device in Chipset.Devices.Reverse())
-            {
-                if (devices.TryGetValue(device.Name, out DeviceState? own))
-                {
-                    device.Restore(new StateReader(own.Contents));
-                }
-                else if (device.IsAbsentInOldStates)
-                {
-                    device.Reset();
-                }
-                else
-                {
-                    throw new SavedStateException($"saved state has no device '{device.Name}'");
-                }
-            }
-            for (int i = 0; i < saved.Processors.Count; i++)
-            {
-                Partition.Processors[i].SetState(saved.Processors[i]);
-            }
-            TakePlugged();
-            _awaitsState = false;
-        }
-    }
-
-    /// <summary>Does something while the machine stands still, and lets it go on if it ran. Whoever would start, stop or end it waits meanwhile. Not on a processor's thread.</summary>
-    /// <param name="action">What to do; the machine is <see cref="MachineRunState.Paused"/> or never ran. Its exception comes out of here, with the machine as it was before.</param>
-    /// <returns>How long the guest was held, from the begin of stopping until it went on; zero when it did not run.</returns>
-    /// <exception cref="InvalidOperationException">The run has ended.</exception>
-    public TimeSpan Hold(Action action)
-    {
-        RefuseOnProcessor();
-        lock (_lifecycle)
-        {
-            if (_state != MachineRunState.Running)
-            {
-                RequireStill();
-                action();
-                return TimeSpan.Zero;
-            }
-            long begin = Stopwatch.GetTimestamp();
-            StandStill();
-            _state = MachineRunState.Paused;
-            try
-            {
-                action();
-            }
-            finally
-            {
-                Go();
-                _state = MachineRunState.Running;
-            }
-            return Stopwatch.GetElapsedTime(begin);
-        }
-    }
-
-    /// <summary>Ends the run because the machine itself cannot go on. Any thread; the processors are told to stop when this returns.</summary>
-    internal void Fail(string reason) => Request(new MachineOutcome(MachineOutcomeKind.EngineFailure, Text: reason));
-
     /// <summary>Ends the run if need be and frees everything. Not on a processor's thread.</summary>
     public void Dispose()
     {
@@ -371,13 +258,6 @@ public sealed partial class VirtualMachine : IDebugTarget, IDisposable
         }
         _threads.Dispose();
         Release();
-    }
-
-    private static DeviceState Save(IDevice device)
-    {
-        var writer = new StateWriter();
-        device.Save(writer);
-        return new DeviceState { Name = device.Name, Contents = writer.ToArray() };
     }
 
     private void RefuseOnProcessor()
@@ -518,131 +398,5 @@ public sealed partial class VirtualMachine : IDebugTarget, IDisposable
         _events?.Dispose(); // before the devices' memory goes: its thread calls them
         Partition?.Dispose();
         Memory.Dispose();
-    }
-
-    private void Request(MachineOutcome outcome)
-    {
-        lock (_requestGate)
-        {
-            // The first word counts, except that an end comes before a reset.
-            if (_request is null || (_request.Kind == MachineOutcomeKind.Reset && outcome.Kind != MachineOutcomeKind.Reset))
-            {
-                _request = outcome;
-                Monitor.PulseAll(_requestGate);
-            }
-        }
-        _threads.Interrupt();
-    }
-
-    private void ProcessorExited(VirtualProcessor processor, ProcessorExit exit, string? failure)
-    {
-        switch (exit)
-        {
-            case ProcessorExit.Shutdown:
-                Request(new MachineOutcome(MachineOutcomeKind.TripleFault, processor.Index));
-                break;
-            case ProcessorExit.Debug:
-                lock (_requestGate)
-                {
-                    _debugStops.Add(processor);
-                    Monitor.PulseAll(_requestGate);
-                }
-                break;
-            default:
-                Request(new MachineOutcome(MachineOutcomeKind.EngineFailure, Text: $"processor {processor.Index}: {failure}"));
-                break;
-        }
-    }
-
-    private void TakeRequest(out MachineOutcome? request, out IReadOnlyList<VirtualProcessor> debugStops)
-    {
-        lock (_requestGate)
-        {
-            (request, debugStops) = (_request, [.. _debugStops]);
-            _request = null;
-            _debugStops.Clear();
-        }
-    }
-
-    /// <summary>The machine's own thread: acts on requests until the machine is disposed.</summary>
-    private void ServeRequests()
-    {
-        while (true)
-        {
-            lock (_requestGate)
-            {
-                while (_request is null && _debugStops.Count == 0 && _ejected.Count == 0 && _detached.Count == 0 && !_disposing)
-                {
-                    Monitor.Wait(_requestGate);
-                }
-                if (_disposing)
-                {
-                    return;
-                }
-            }
-            IReadOnlyList<VirtualProcessor> stopped;
-            lock (_lifecycle)
-            {
-                FinishEjections();
-                stopped = Serve();
-            }
-            TellDetached();
-            if (stopped.Count != 0)
-            {
-                DebugStopped?.Invoke(stopped);
-            }
-        }
-    }
-
-    private IReadOnlyList<VirtualProcessor> Serve()
-    {
-        TakeRequest(out MachineOutcome? request, out IReadOnlyList<VirtualProcessor> debugStops);
-        if (request is { Kind: MachineOutcomeKind.Reset } && _configuration.RestartOnReset && _state != MachineRunState.Ended)
-        {
-            Restart();
-            return [];
-        }
-        if (request is not null)
-        {
-            End(request);
-            return [];
-        }
-        if (debugStops.Count == 0 || _state == MachineRunState.Ended)
-        {
-            return [];
-        }
-        if (_state == MachineRunState.Running)
-        {
-            StandStill();
-            _state = MachineRunState.Paused;
-        }
-        lock (_requestGate)
-        {
-            debugStops = [.. debugStops, .. _debugStops]; // others that stopped before they were held
-            _debugStops.Clear();
-        }
-        return debugStops;
-    }
-
-    /// <summary>The machine as devices see it.</summary>
-    private sealed class Control(VirtualMachine machine) : IMachineControl
-    {
-        public void RequestPowerOff() => machine.Request(new MachineOutcome(MachineOutcomeKind.PowerOff));
-
-        public void RequestReset() => machine.Request(new MachineOutcome(MachineOutcomeKind.Reset));
-
-        public void ReportPanic(bool crashKernelLoaded)
-        {
-            if (crashKernelLoaded)
-            {
-                machine.CrashKernelStarting?.Invoke();
-            }
-            else
-            {
-                machine.Request(new MachineOutcome(MachineOutcomeKind.Panic));
-            }
-        }
-
-        public void RequestExit(int code) => machine.Request(new MachineOutcome(MachineOutcomeKind.DebugExit, code));
     }
 }
