@@ -14,7 +14,7 @@ public sealed unsafe class LockstepTests
     [InlineData(true)]
     public void RandomProgramsEndAlikeInBothTiers(bool absentPage)
     {
-        int rounds = Number("LODGE_PROGRAM_ROUNDS", 400), first = Number("LODGE_PROGRAM_FIRST", 1);
+        int rounds = Number("LODGE_PROGRAM_ROUNDS", 150), first = Number("LODGE_PROGRAM_FIRST", 1);
         using var guest = new ExceptionGuest();
         guest.MapFresh(Code - 0x3000, 0x8000 - 0x1000 - 0x3000);
         // The second page is absent in half of the programs: they end at their first access to it.
