@@ -53,7 +53,7 @@ public sealed class DebianImage : IDisposable
 }
 
 /// <summary>A whole Debian with systemd from a disk.</summary>
-[Collection("guests")]
+[Collection("Debian guests")] // half of the time of all guests: beside the others
 public sealed partial class DebianTests(DebianImage image) : IClassFixture<DebianImage>
 {
     [Fact]

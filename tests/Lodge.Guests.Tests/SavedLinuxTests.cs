@@ -22,7 +22,7 @@ public sealed partial class SavedLinuxTests(ITestOutputHelper output) : IDisposa
     private const ulong MemorySize = 256 << 20;
     private const int CountsBetween = 3;
 
-    private static readonly TimeSpan s_hang = TimeSpan.FromMinutes(10);
+    private static readonly TimeSpan s_hang = TimeSpan.FromMinutes(4);
     private static readonly int s_rounds = int.TryParse(Environment.GetEnvironmentVariable("LODGE_SAVE_ROUNDS"), out int rounds) ? rounds : 3; // one of them eager
 
     // Each worker copies a file of noise and compares, and has the floating-point unit make a sum; what is wrong is told at once, and warnings of the kernel. A count costs little.
