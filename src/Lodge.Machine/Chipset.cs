@@ -106,7 +106,14 @@ public sealed class Chipset
         foreach (PciFunction function in Pci.Functions)
         {
             Add(function);
-            PciHotPlug.Fix(function.Address.Device);
+            if (function.IsRemovable)
+            {
+                PciHotPlug.Fill(function.Address.Device);
+            }
+            else
+            {
+                PciHotPlug.Fix(function.Address.Device);
+            }
         }
         Pci.AssignResources();
         _acpi = new AcpiConfiguration

@@ -30,6 +30,12 @@ public sealed partial class VirtualMachine
     /// <summary>PCI slots (device numbers on bus 0) that are free for <see cref="Attach"/>.</summary>
     public IReadOnlyList<int> FreeSlots => [.. Chipset.PciHotPlug.RemovablePlaces.Where(slot => !Chipset.PciHotPlug.IsPresent(slot))];
 
+    /// <summary>Whether there is a PCI function of that name.</summary>
+    public bool HasDevice(string name) => Chipset.Pci.Functions.Any(function => function.Name == name);
+
+    /// <summary>Whether there is a PCI function of that name which can be detached.</summary>
+    public bool CanDetach(string name) => Chipset.Pci.Functions.FirstOrDefault(function => function.Name == name) is { } function && Chipset.PciHotPlug.IsRemovable(function.Address.Device);
+
     /// <summary>Most processors that the machine can have.</summary>
     public int MaximumProcessorCount => Partition.Processors.Count;
 
@@ -91,13 +97,7 @@ public sealed partial class VirtualMachine
         {
             RequireAlive();
             FinishEjections();
-            PciFunction function = Chipset.Pci.Functions.FirstOrDefault(function => function.Name == name)
-                ?? throw new ArgumentException($"the machine has no PCI device '{name}'");
-            int slot = function.Address.Device;
-            if (!Chipset.PciHotPlug.IsRemovable(slot))
-            {
-                throw new InvalidOperationException($"the device '{name}' was there when the machine started and cannot be unplugged");
-            }
+            (PciFunction function, int slot) = Removable(name);
             if (_state == MachineRunState.Created)
             {
                 Remove(function);
@@ -111,6 +111,67 @@ public sealed partial class VirtualMachine
             Chipset.PciHotPlug.AskToLeave(slot);
             return pending.Task;
         }
+    }
+
+    /// <summary>Takes a request back: a reset does not carry it out. A guest that was told of it may still eject the function. Not on a processor's thread.</summary>
+    /// <param name="name">Name of the function; one that nobody was asked for is no mistake.</param>
+    public void WithdrawDetach(string name)
+    {
+        RefuseOnProcessor();
+        lock (_lifecycle)
+        {
+            if (_detaching.Remove(name, out TaskCompletionSource? pending))
+            {
+                pending.TrySetCanceled();
+                if (Chipset.Pci.Functions.FirstOrDefault(function => function.Name == name) is { } function)
+                {
+                    Chipset.PciHotPlug.Stay(function.Address.Device);
+                }
+            }
+        }
+    }
+
+    /// <summary>
+    /// Pulls a function out, whatever the guest does with it, as a cable is pulled: its driver sees errors, and is told afterwards that it shall let go. Not on a processor's thread.
+    /// </summary>
+    /// <param name="name">Name of the function.</param>
+    /// <exception cref="ArgumentException">The machine has no such function.</exception>
+    /// <exception cref="InvalidOperationException">It was there when the machine was made and cannot be removed, or the machine has ended.</exception>
+    public void PullOut(string name)
+    {
+        RefuseOnProcessor();
+        lock (_lifecycle)
+        {
+            RequireAlive();
+            FinishEjections();
+            (PciFunction function, int slot) = Removable(name);
+            if (_state == MachineRunState.Created)
+            {
+                Chipset.PciHotPlug.Clear(slot);
+            }
+            else
+            {
+                Chipset.PciHotPlug.Vanish(slot);
+            }
+            if (Chipset.Pci.Remove(function))
+            {
+                Discard(function);
+            }
+            else
+            {
+                FinishEjections(); // the guest has ejected it just now
+            }
+        }
+    }
+
+    private (PciFunction Function, int Slot) Removable(string name)
+    {
+        PciFunction function = Chipset.Pci.Functions.FirstOrDefault(function => function.Name == name)
+            ?? throw new ArgumentException($"the machine has no PCI device '{name}'");
+        int slot = function.Address.Device;
+        return Chipset.PciHotPlug.IsRemovable(slot)
+            ? (function, slot)
+            : throw new InvalidOperationException($"the device '{name}' was there when the machine started and cannot be unplugged");
     }
 
     /// <summary>

@@ -1,4 +1,4 @@
 namespace Lodge.Management;
 
 /// <summary>A failure to tell the user in one line: what was wrong, with the offending value, and what to do.</summary>
-public sealed class ManagementException(string message, Exception? inner = null) : Exception(message, inner);
+public class ManagementException(string message, Exception? inner = null) : Exception(message, inner);

@@ -60,6 +60,7 @@ internal static class EditCommand
             }
             else
             {
+                store.Changing(machine, DefinitionDevices.Settle);
                 store.Edit(machine, old => Change(old, options, gone, starts, store.Get(machine)));
             }
             if (!store.Get(machine).IsRunning())

@@ -95,7 +95,7 @@ internal static class LifeCommands
             {
                 throw new ManagementException($"machine '{machine.Name}' was being brought back to a snapshot and that was interrupted; do it again: lodge snapshot revert {machine.Name} {interrupted}");
             }
-            MachineDefinition definition = machine.ReadDefinition(out string? problem) ?? throw new ManagementException($"machine '{machine.Name}' cannot be used: {problem}");
+            MachineDefinition definition = DefinitionDevices.Settle(machine);
             RunOptions options = DefinitionOptions.Read(definition, machine);
             MachineSandbox sandbox = MachineSandbox.Plan(machine, definition, options);
             ControlGroups groups = ControlGroups.OfHost();

@@ -30,6 +30,8 @@ internal static class MachineCommands
         ["list"] = _ => ListCommand.Create(),
         ["show"] = _ => ShowCommand.Create(),
         ["edit"] = _ => EditCommand.Create(),
+        ["attach"] = _ => AttachCommand.Create(),
+        ["detach"] = _ => DetachCommand.Create(),
         ["console"] = _ => ConsoleCommand.Create(),
         ["exec"] = ExecCommand.Create,
         ["copy"] = _ => CopyCommand.Create(),

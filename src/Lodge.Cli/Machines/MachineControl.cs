@@ -10,6 +10,7 @@ using Lodge.Management.Control;
 using Lodge.Management.GuestAgent;
 using Lodge.Management.Machines;
 using Lodge.Storage.Disks;
+using Lodge.Storage.Images;
 
 namespace Lodge.Cli.Machines;
 
@@ -20,11 +21,12 @@ namespace Lodge.Cli.Machines;
 /// <param name="disks">The machine's disks.</param>
 /// <param name="networks">The machine's network cards.</param>
 /// <param name="options">What the machine was made with.</param>
-internal sealed class MachineControl(MachineProcess process, VirtualMachine machine, MachineConsoles consoles, RunDisks disks, RunNetworks networks, RunOptions options)
+/// <param name="devices">Its disks and cards that come and go.</param>
+internal sealed class MachineControl(MachineProcess process, VirtualMachine machine, MachineConsoles consoles, RunDisks disks, RunNetworks networks, RunOptions options, MachineDevices devices)
 {
     private const long LargestInput = 24 << 20; // 16 MiB, in base64
     private static readonly TimeSpan AgentTime = TimeSpan.FromSeconds(10);
-    private readonly Lock _gate = new(), _snapshotGate = new();
+    private readonly Lock _gate = new(), _snapshotGate = devices?.Gate ?? new();
 
     /// <summary>The routes.</summary>
     public IReadOnlyList<ControlRoute> Routes =>
@@ -49,6 +51,15 @@ internal sealed class MachineControl(MachineProcess process, VirtualMachine mach
         new("POST", "/v1/nmi", _ => Do(Nmi)),
         new("PUT", "/v1/processors", SetProcessors),
         new("PUT", "/v1/memory", SetMemory),
+        new("GET", "/v1/devices", _ => Task.FromResult(ControlReply.Of(devices.Describe(), ControlJson.Default.ControlDevices))),
+        new("POST", "/v1/devices", request =>
+        {
+            ControlAttachment wanted = request.Read(ControlJson.Default.ControlAttachment);
+            return wanted.Files is >= 0 and <= ImageHandover.MaximumFiles
+                ? Task.FromResult(new ControlReply { Files = (wanted.Files, files => Task.Run(() => devices.Attach(wanted, files))) })
+                : throw new ControlException(400, $"{wanted.Files} open files are more than the {ImageHandover.MaximumFiles} that are taken");
+        }),
+        new("DELETE", "/v1/devices/*", request => devices.DetachAsync(request)),
         new("POST", "/v1/shutdown", ShutDownAsync),
         new("POST", "/v1/stop", _ => Task.FromResult(ControlReply.Done with { After = () => process.Finish("stopped by force") })),
         new("POST", "/v1/console", request => Task.FromResult(new ControlReply { Upgrade = Hub(request).ViewAsync })),
@@ -62,7 +73,7 @@ internal sealed class MachineControl(MachineProcess process, VirtualMachine mach
     ];
 
     /// <summary>Method and path of each, as the document has them.</summary>
-    public static IEnumerable<string> RouteNames => new MachineControl(null!, null!, null!, null!, null!, null!).Routes.Select(route => $"{route.Method} {route.Path.Replace("/*", "/{id}", StringComparison.Ordinal)}");
+    public static IEnumerable<string> RouteNames => new MachineControl(null!, null!, null!, null!, null!, null!, null!).Routes.Select(route => $"{route.Method} {route.Path.Replace("/*", route.Path.StartsWith("/v1/devices", StringComparison.Ordinal) ? "/{name}" : "/{id}", StringComparison.Ordinal)}");
 
     private static Task<ControlReply> Do(Action action)
     {
@@ -82,7 +93,7 @@ internal sealed class MachineControl(MachineProcess process, VirtualMachine mach
         Processors = machine.ProcessorCount,
         MaximumProcessors = machine.MaximumProcessorCount,
         Restarts = machine.Restarts,
-        Cards = options.CardAddresses,
+        Cards = [.. networks.All.Select(card => card.Option.Mac.ToString()!)],
         Published = networks.Published,
     };
 

@@ -125,7 +125,7 @@ internal sealed class MachineProcess
         _engine = engine is Engine.Translation.TranslationEngine ? "translate" : "kvm";
         IReadOnlyList<NetworkOption> cards = RunNetworks.WithAddresses(
             RunNetworks.Choose(options.Networks, options.Publish, options.Capture, options.NetworkRules), options.Name, named: true, _folder.Work);
-        options = options with { Networks = cards, CardAddresses = [.. cards.Select(c => c.Mac.ToString()!)] };
+        options = options with { Networks = cards, CardAddresses = [.. cards.Where(c => !c.IsPlace).Select(c => c.Mac.ToString()!)] };
         RunPlan plan = RunPlan.Create(options);
         HostResources.Tell(options);
         using ConsoleLog log = new(_folder.ConsoleLog);
@@ -140,7 +140,8 @@ internal sealed class MachineProcess
         saved?.RestoreInto(machine);
         machine.Completion.ContinueWith(_ => _end.Finish(_commandStatus ?? ExitStatus.PowerOff, null), TaskScheduler.Default);
         using PosixSignalRegistration termination = PosixSignalRegistration.Create(PosixSignal.SIGTERM, context => Terminate(context, machine));
-        MachineControl control = new(this, machine, consoles, disks, networks, options);
+        MachineDevices devices = new(this, machine, disks, networks, options) { Gate = new Lock(), Internet = _seal is null or { Internet: true } };
+        MachineControl control = new(this, machine, consoles, disks, networks, options, devices);
         using ControlServer server = new(_folder.ControlSocket, control.Routes);
         _seal?.Apply(_folder.Work);
         if (_probe is not null)

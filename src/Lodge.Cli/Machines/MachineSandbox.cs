@@ -94,7 +94,7 @@ internal sealed record MachineSandbox(Confinement? Confinement, IReadOnlyList<st
         all.AddRange(new[] { options.Kernel, options.CloudInit?.UserData, options.CloudInit?.MetaData, options.CloudInit?.NetworkConfig }.OfType<string>().Select(file => new FileGrant(At(file), FileAccesses.Read)));
         // A Multiboot kernel has several, with arguments: 'file arguments,file arguments'.
         all.AddRange((options.Initrd is { } initrd ? new[] { initrd }.Concat(initrd.Split(',').Select(one => one.Split(' ')[0])) : []).Where(file => file.Length != 0).Select(file => new FileGrant(At(file), FileAccesses.Read)));
-        foreach (DiskOption disk in options.Disks)
+        foreach (DiskOption disk in options.Disks.Where(disk => !disk.IsPlace))
         {
             all.AddRange(OfDisk(disk, At));
         }

@@ -4,6 +4,7 @@ using System.Text.Json;
 using Lodge.Management;
 using Lodge.Management.Control;
 using Lodge.Management.Machines;
+using Microsoft.Win32.SafeHandles;
 
 namespace Lodge.Cli.Machines;
 
@@ -20,10 +21,33 @@ internal static class ShowCommand
         command.SetAction(parsed =>
         {
             MachineFolder folder = MachineStore.ForUser().Get(parsed.GetValue(name)!);
-            MachineReport report = folder.Report();
+            MachineReport report = WithDevices(folder);
             return MachineCommands.Print(parsed.GetValue(json) ? JsonSerializer.Serialize(report, MachineJson.Default.MachineReport) + "\n" : Describe(folder, report));
         });
         return command;
+    }
+
+    private static MachineReport WithDevices(MachineFolder folder)
+    {
+        MachineReport report = folder.Report();
+        if (report.Definition is null)
+        {
+            return report;
+        }
+        try
+        {
+            ControlDevices? running = report.State is MachineStates.Running or MachineStates.Paused ? DefinitionDevices.Running(folder) : null;
+            if (report.Definition.Unsettled is not null)
+            {
+                using SafeFileHandle? claim = folder.TryChange(wait: false); // else a command is just at it
+                report = claim is null ? report : report with { Definition = DefinitionDevices.Settle(folder) };
+            }
+            return report with { Devices = DefinitionDevices.Report(report.Definition!, running) };
+        }
+        catch (Exception e) when (e is ManagementException or IOException or UnauthorizedAccessException)
+        {
+            return report with { Problem = report.Problem ?? e.Message };
+        }
     }
 
     private static string Describe(MachineFolder folder, MachineReport report)
@@ -62,6 +86,11 @@ internal static class ShowCommand
             }
             Line("Command", definition.Command.Count == 0 ? null : string.Join(' ', definition.Command));
         }
+        foreach (MachineDevice device in report.Devices ?? [])
+        {
+            string where = device.Slot is { } slot ? $" (PCI slot {slot})" : "";
+            Line(device.Kind == "disk" ? "Disk" : "Card", $"{device.Name}: {device.What}{where}{(device.State == "attached" ? "" : $", {device.State}")}");
+        }
         Line("Folder", report.Folder);
         if (report.Process is not null)
         {
@@ -69,7 +98,7 @@ internal static class ShowCommand
             {
                 using ControlClient client = ControlClient.Connect(folder);
                 ControlMachine running = client.GetAsync("/v1/machine", ControlJson.Default.ControlMachine).GetAwaiter().GetResult();
-                Line("Cards", string.Join(", ", running.Cards));
+                Line("Addresses", string.Join(", ", running.Cards));
                 Line("Published", string.Join(", ", running.Published));
             }
             catch (ManagementException e)

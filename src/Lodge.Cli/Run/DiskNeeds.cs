@@ -6,7 +6,7 @@ namespace Lodge.Cli.Run;
 internal sealed record DiskNeeds(int Count, IReadOnlyList<string> Modules)
 {
     /// <summary>What the given disks need.</summary>
-    public static DiskNeeds Of(IReadOnlyList<DiskOption> disks) => new(disks.Count, [.. disks.SelectMany(Drivers).Distinct()]);
+    public static DiskNeeds Of(IReadOnlyList<DiskOption> disks) => new(disks.Count(disk => !disk.IsPlace), [.. disks.Where(disk => !disk.IsPlace).SelectMany(Drivers).Distinct()]);
 
     private static IEnumerable<string> Drivers(DiskOption disk) => disk.Bus switch
     {

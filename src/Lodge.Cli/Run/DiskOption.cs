@@ -50,6 +50,15 @@ internal sealed record DiskOption
     /// <summary>A CD-ROM drive with this medium.</summary>
     public bool CdRom { get; init; }
 
+    /// <summary>Its name in the machine; null: <c>disk</c> and its place among those without a name.</summary>
+    public string? Device { get; init; }
+
+    /// <summary>PCI slot that it gets, where it is a function of its own also with <see cref="DiskBus.Scsi"/>; null: the next.</summary>
+    public int? Slot { get; init; }
+
+    /// <summary>No disk: the place of one that was detached, so that those after it keep their names and slots.</summary>
+    public bool IsPlace { get; init; }
+
     /// <summary>Faults that it shows.</summary>
     public IReadOnlyList<DiskFault> Faults { get; init; } = [];
 
@@ -64,7 +73,7 @@ internal sealed record DiskOption
         foreach (string part in parts.Skip(1))
         {
             string name = part.Split('=')[0];
-            if (name is "readonly" or "bus" or "discard" or "blocksize")
+            if (name is "readonly" or "discard" or "blocksize" or "slot" || (name == "bus" && parts[0] != DevicePlaces.Empty))
             {
                 throw new FormatException($"option '{name}' is not for --cdrom, whose medium is read through SCSI only; use --disk");
             }
@@ -85,6 +94,10 @@ internal sealed record DiskOption
             throw new FormatException($"disk '{text}' has no path; write it as disk.qcow2 or disk.img,readonly=on");
         }
         var option = new DiskOption { Path = path, Format = "" };
+        if (path == DevicePlaces.Empty && parts.Contains(DevicePlaces.PlaceWord))
+        {
+            return option with { IsPlace = true, ReadOnly = true, Bus = parts.Contains("bus=scsi") ? DiskBus.Scsi : DiskBus.Virtio };
+        }
         string? format = null;
         foreach (string part in parts.Skip(1))
         {
@@ -115,6 +128,12 @@ internal sealed record DiskOption
                 case "allow":
                     option = option with { AllowedFolders = [.. option.AllowedFolders, value.Length != 0 ? value : throw new FormatException("allow= of a disk has no folder")] };
                     break;
+                case "name":
+                    option = option with { Device = DevicePlaces.CheckName(value) };
+                    break;
+                case "slot":
+                    option = option with { Slot = DevicePlaces.CheckSlot(value) };
+                    break;
                 case "fault":
                     option = option with { Faults = [.. option.Faults, Understood(() => DiskFault.Parse(value))] };
                     break;
@@ -123,7 +142,7 @@ internal sealed record DiskOption
                     break;
                 default:
                     throw new FormatException(
-                        $"disk option '{name}' is not known; there are format, readonly, serial, cache, bus, discard, blocksize, allow, fault, {string.Join(", ", DiskLimits.Names)} "
+                        $"disk option '{name}' is not known; there are format, readonly, serial, cache, bus, discard, blocksize, allow, name, slot, fault, {string.Join(", ", DiskLimits.Names)} "
                         + "(a comma in a path is written twice)");
             }
         }

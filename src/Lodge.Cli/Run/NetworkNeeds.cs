@@ -19,7 +19,7 @@ internal sealed record NetworkNeeds(IReadOnlyList<string> Cards, IPAddress? Name
     {
         List<string> cards = [];
         IPAddress? nameServer = null;
-        foreach (NetworkOption network in networks)
+        foreach (NetworkOption network in networks.Where(network => !network.IsPlace))
         {
             if (!network.LinkUp)
             {

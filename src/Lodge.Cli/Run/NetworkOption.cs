@@ -67,11 +67,23 @@ internal sealed record NetworkOption
     /// <summary>Whether the cable is plugged in.</summary>
     public bool LinkUp { get; init; } = true;
 
+    /// <summary>Its name in the machine; null: <c>net</c> and its place among those without a name.</summary>
+    public string? Device { get; init; }
+
+    /// <summary>Whether the name was given.</summary>
+    public bool IsNamed { get; init; }
+
+    /// <summary>PCI slot that it gets; null: the next.</summary>
+    public int? Slot { get; init; }
+
+    /// <summary>No card: the place of one that was detached, so that those after it keep their names and slots.</summary>
+    public bool IsPlace { get; init; }
+
     /// <summary>Set-up of a user network; its host name and address of the guest's card are not filled in.</summary>
     public UserNetworkOptions User { get; init; } = new();
 
     /// <summary>A user network with the defaults.</summary>
-    public static NetworkOption DefaultUser { get; } = new() { Kind = NetworkKind.User };
+    public static NetworkOption DefaultUser { get; } = new() { Kind = NetworkKind.User, Device = DevicePlaces.Card(0) };
 
     /// <summary>What to call it in messages.</summary>
     public string Title => Kind switch
@@ -93,6 +105,10 @@ internal sealed record NetworkOption
         {
             if (option.Kind == NetworkKind.None)
             {
+                if (part == DevicePlaces.PlaceWord)
+                {
+                    return option with { IsPlace = true };
+                }
                 throw new FormatException("--net none has no card and no options");
             }
             (string name, string value) = OptionWords.Pair(part);
@@ -138,6 +154,10 @@ internal sealed record NetworkOption
                 return MacAddress.TryParse(value, out MacAddress mac) && !mac.IsMulticast && mac.Value != 0
                     ? this with { Mac = mac }
                     : throw new FormatException($"MAC address '{value}' of a network card is not possible; write one of a station as 52:54:00:12:34:56");
+            case "name":
+                return this with { Device = DevicePlaces.CheckName(value), IsNamed = true };
+            case "slot":
+                return this with { Slot = DevicePlaces.CheckSlot(value) };
             case "model":
                 return value == "virtio" ? this : throw new FormatException($"model '{value}' of a network card is not known; there is virtio");
             case "mtu":
@@ -187,7 +207,7 @@ internal sealed record NetworkOption
                 throw new FormatException($"network option '{name}' is not for --net {Title}; it is for {(name switch { "vlan" => "tap=", "address" => "tap= and bridge=", _ => "user" })}");
             default:
                 throw new FormatException(
-                    $"network option '{name}' is not known; there are mac, model, mtu, queues, link, capture, allow, deny, spoof-check, {string.Join(", ", LinkLimits.Names)}, "
+                    $"network option '{name}' is not known; there are name, slot, mac, model, mtu, queues, link, capture, allow, deny, spoof-check, {string.Join(", ", LinkLimits.Names)}, "
                     + "for user publish, subnet, ipv6, host-loopback, restrict, for tap vlan, for tap and bridge address");
         }
     }

@@ -39,7 +39,7 @@ internal sealed class RunArguments
     private readonly Option<IReadOnlyList<DiskOption>> _disk = new("--disk")
     {
         Description = "Add a disk; repeatable. Options: format=NAME, readonly, serial=TEXT, cache=writeback|none|writethrough|directsync|unsafe, bus=virtio|nvme|scsi, "
-            + "discard=on|off, blocksize=512|4096, allow=FOLDER (for backing files), "
+            + "discard=on|off, blocksize=512|4096, allow=FOLDER (for backing files), name=NAME, slot=N (PCI), "
             + "fault=KIND[@LBA[-LBA]][:TIME][:RATE] (read-error, write-error, flush-error, torn-write, delay), bps=N, iops=N, also with -rd, -wr, -max",
         HelpName = "PATH[,OPTION=VALUE...]",
         Arity = ArgumentArity.OneOrMore,
@@ -57,7 +57,7 @@ internal sealed class RunArguments
     private readonly Option<IReadOnlyList<NetworkOption>> _net = new("--net")
     {
         Description = "Add a network card; repeatable. Without it the machine has one on a user network, if libslirp0 is installed. Kinds: user (NAT without root), none, the name of a network, "
-            + "tap=NAME, bridge=NAME. Options: mac=ADDRESS, model=virtio, mtu=N, queues=N, link=up|down, capture=FILE, allow=RULE, deny=RULE, spoof-check=on|off, "
+            + "tap=NAME, bridge=NAME. Options: name=NAME, slot=N (PCI), mac=ADDRESS, model=virtio, mtu=N, queues=N, link=up|down, capture=FILE, allow=RULE, deny=RULE, spoof-check=on|off, "
             + "bytes-in=N, bytes-out=N, packets-in=N, packets-out=N, also with -max; for user: publish=PORTS, subnet=10.0.2.0/24, ipv6=on|off|fec0::/64, host-loopback=on|off, restrict=on|off; for tap: vlan=N, for tap and bridge: address=IP",
         HelpName = "KIND[,OPTION=VALUE...]",
         Arity = ArgumentArity.OneOrMore,
@@ -211,7 +211,7 @@ internal sealed class RunArguments
         : maximum;
 
     private static IReadOnlyList<NetworkOption> CheckedNetworks(IReadOnlyList<NetworkOption> networks) =>
-        networks.Count > 1 && networks.Any(n => n.Kind == NetworkKind.None)
+        networks.Count > 1 && networks.Any(n => n.Kind == NetworkKind.None && !n.IsPlace)
             ? throw new LodgeException("--net none is no network; leave it or the others out", ExitStatus.Usage)
             : networks;
 

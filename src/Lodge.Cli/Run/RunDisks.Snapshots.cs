@@ -6,20 +6,18 @@ namespace Lodge.Cli.Run;
 // Snapshots inside of the images, of all disks that can be written, while the machine stands still or does not run.
 internal sealed partial class RunDisks
 {
-    private readonly List<(DiskOption Option, IImage? Image)> _images = [];
-
-    private IEnumerable<(DiskOption Option, IImage Image, ISnapshots Snapshots)> Keepers =>
-        from disk in _images where disk.Image is ISnapshots && !disk.Image.IsReadOnly select (disk.Option, disk.Image!, (ISnapshots)disk.Image!);
+    private IEnumerable<(RunDisk Disk, IImage Image, ISnapshots Snapshots)> Keepers =>
+        from disk in _disks where disk.Image is ISnapshots && !disk.Image.IsReadOnly select (disk, disk.Image!, (ISnapshots)disk.Image!);
 
     /// <summary>Refuses when a disk that can be written keeps no snapshots.</summary>
     /// <exception cref="LodgeException">There is such a disk.</exception>
     public void RequireSnapshots()
     {
-        foreach (((DiskOption option, IDisk disk), int index) in _disks.Select(static (disk, index) => (disk, index)))
+        foreach (RunDisk disk in _disks)
         {
-            if (!disk.IsReadOnly && _images[index].Image is not ISnapshots)
+            if (!disk.Disk.IsReadOnly && disk.Image is not ISnapshots)
             {
-                throw new LodgeException($"disk '{option.Path}' can be written and its format keeps no snapshots; 'lodge image convert -O qcow2' makes one that does");
+                throw new LodgeException($"disk '{disk.Option.Path}' can be written and its format keeps no snapshots; 'lodge image convert -O qcow2' makes one that does");
             }
         }
     }
@@ -28,18 +26,21 @@ internal sealed partial class RunDisks
     /// <exception cref="DiskException">A disk fails.</exception>
     public void CreateSnapshot(string name)
     {
-        try
+        lock (_gate)
         {
-            foreach ((_, IImage image, ISnapshots snapshots) in Keepers)
+            try
             {
-                Wait(snapshots.CreateSnapshotAsync(name));
-                Wait(image.FlushAsync());
+                foreach ((_, IImage image, ISnapshots snapshots) in Keepers)
+                {
+                    Wait(snapshots.CreateSnapshotAsync(name));
+                    Wait(image.FlushAsync());
+                }
             }
-        }
-        catch
-        {
-            DeleteSnapshot(name);
-            throw;
+            catch
+            {
+                DeleteSnapshot(name);
+                throw;
+            }
         }
     }
 
@@ -47,11 +48,11 @@ internal sealed partial class RunDisks
     /// <exception cref="DiskException">A disk fails, or does not have it; others may be back already.</exception>
     public void ApplySnapshot(string name)
     {
-        foreach ((DiskOption option, _, ISnapshots snapshots) in Keepers)
+        foreach ((RunDisk disk, _, ISnapshots snapshots) in Keepers)
         {
             if (!Has(snapshots, name))
             {
-                throw new DiskException(DiskError.NotFound, $"disk '{option.Path}' does not have the snapshot: it was added later, or replaced");
+                throw new DiskException(DiskError.NotFound, $"{disk.Name} ('{disk.Option.Path}') does not have the snapshot: it was added later, or replaced; take it away before (lodge detach)");
             }
         }
         foreach ((_, IImage image, ISnapshots snapshots) in Keepers)
@@ -65,12 +66,15 @@ internal sealed partial class RunDisks
     /// <exception cref="DiskException">A disk fails.</exception>
     public void DeleteSnapshot(string name)
     {
-        foreach ((_, IImage image, ISnapshots snapshots) in Keepers)
+        lock (_gate)
         {
-            while (Has(snapshots, name))
+            foreach ((_, IImage image, ISnapshots snapshots) in Keepers)
             {
-                Wait(snapshots.DeleteSnapshotAsync(name));
-                Wait(image.FlushAsync());
+                while (Has(snapshots, name))
+                {
+                    Wait(snapshots.DeleteSnapshotAsync(name));
+                    Wait(image.FlushAsync());
+                }
             }
         }
     }

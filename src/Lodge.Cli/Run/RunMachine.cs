@@ -39,11 +39,14 @@ internal static class RunMachine
             OemStrings = sockets.OemStrings,
             AddDevices = chipset =>
             {
-                AddDevices(chipset, consoles);
                 // By the most that it can have: what devices have stays the same when processors come and go, also between a save and a restore.
                 int processors = options.MaximumProcessors ?? options.Processors;
-                disks.AddDevices(chipset, processors);
-                networks.AddDevices(chipset, processors);
+                bool removable = options.Folder is not null; // only there somebody can ask for it
+                disks.AddPlaced(chipset, processors, removable);
+                networks.AddPlaced(chipset, processors, removable);
+                AddDevices(chipset, consoles);
+                disks.AddDevices(chipset, processors, removable);
+                networks.AddDevices(chipset, processors, removable);
                 shares.AddDevices(chipset, processors);
                 sockets.AddDevices(chipset);
             },

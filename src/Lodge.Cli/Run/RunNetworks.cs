@@ -1,9 +1,11 @@
-using System.Globalization;
 using System.Net;
 using Lodge.Cli.Console;
+using Lodge.Engine.Memory;
 using Lodge.Machine;
 using Lodge.Machine.Devices.Virtio.Network;
+using Lodge.Machine.Pci;
 using Lodge.Machine.Virtio.Transport;
+using Lodge.Management.Control;
 using Lodge.Management.Host;
 using Lodge.Management.Networks;
 using Lodge.Network;
@@ -15,8 +17,43 @@ using Lodge.Network.Offloads;
 using Lodge.Network.Packets;
 using Lodge.Network.Taps;
 using Lodge.Network.User;
+using Microsoft.Win32.SafeHandles;
 
 namespace Lodge.Cli.Run;
+
+/// <summary>A network card of a machine that is there.</summary>
+/// <param name="Option">What was asked for, with its address and its name.</param>
+internal sealed record RunCard(NetworkOption Option) : IDisposable
+{
+    /// <summary>Its name in the machine.</summary>
+    public string Name => Option.Device!;
+
+    /// <summary>What it is plugged into.</summary>
+    public ILink? Link { get; set; }
+
+    /// <summary>The card itself.</summary>
+    public VirtioNetwork? Device { get; set; }
+
+    /// <summary>The function that the guest sees.</summary>
+    public PciFunction? Function { get; set; }
+
+    /// <summary>Its place on a network of the host.</summary>
+    public NetworkAttachment? Attachment { get; set; }
+
+    /// <summary>Ports of the host that lead to the guest through it.</summary>
+    public IReadOnlyList<string> Published { get; set; } = [];
+
+    /// <summary>The lock that says to others that the card is on its network, of one that another process has put there.</summary>
+    public SafeFileHandle? Lock { get; set; }
+
+    /// <summary>Takes it off its network.</summary>
+    public void Dispose()
+    {
+        Link?.Dispose();
+        Lock?.Dispose();
+        Attachment?.Dispose();
+    }
+}
 
 /// <summary>The network cards of a run: their links are opened before the machine is made, closed when it has ended.</summary>
 internal sealed class RunNetworks : IDisposable
@@ -28,10 +65,11 @@ internal sealed class RunNetworks : IDisposable
     private const uint ClassEthernet = 0x020000;
     private const int CommonQueuePairs = 8;
     private const int EthernetHeader = 14;
-    private readonly List<(NetworkOption Option, MacAddress Mac, ILink Link)> _cards = [];
-    private readonly List<VirtioNetwork> _devices = [];
-    private readonly List<NetworkAttachment> _attachments = [];
+    private readonly Lock _gate = new();
+    private readonly List<RunCard?> _places = [];   // in the order of slots; null: an empty place
     private readonly Dictionary<string, CaptureFile> _captures = [];
+    private IReadOnlyList<RunCard> _cards = [];     // replaced as a whole, under the lock
+    private long _receivedBefore, _sentBefore;      // by cards that are gone
 
     private RunNetworks()
     {
@@ -58,7 +96,7 @@ internal sealed class RunNetworks : IDisposable
         }
         else
         {
-            networks = [.. asked.Where(n => n.Kind != NetworkKind.None)];
+            networks = [.. DevicePlaces.OfCards(asked.Where(n => n.Kind != NetworkKind.None || n.IsPlace))];
         }
         int user = networks.FindIndex(n => n.Kind == NetworkKind.User);
         if (publish.Count != 0)
@@ -71,7 +109,7 @@ internal sealed class RunNetworks : IDisposable
         }
         if (capture is not null)
         {
-            if (networks.Count == 0)
+            if (networks.All(n => n.IsPlace))
             {
                 throw new LodgeException($"nothing passes that '{capture}' could capture: the machine has no network card", ExitStatus.Usage);
             }
@@ -87,7 +125,7 @@ internal sealed class RunNetworks : IDisposable
     /// <param name="folder">Where they are kept; null: among the user's state.</param>
     /// <exception cref="LodgeException">They cannot be kept.</exception>
     public static IReadOnlyList<NetworkOption> WithAddresses(IReadOnlyList<NetworkOption> networks, string name, bool named, string? folder = null) =>
-        [.. networks.Select((n, i) => n.Mac is null ? n with { Mac = named ? KeptMac(name, folder ?? StateFolder.Of(name), i) : MacAddress.Random() } : n)];
+        [.. networks.Select(n => n.Mac is null && !n.IsPlace ? n with { Mac = named ? KeptMac(name, folder ?? StateFolder.Of(name), n) : MacAddress.Random() } : n)];
 
     /// <summary>Opens all links.</summary>
     /// <param name="networks">From <see cref="WithAddresses"/>.</param>
@@ -99,18 +137,21 @@ internal sealed class RunNetworks : IDisposable
         RunNetworks cards = new();
         try
         {
-            for (int i = 0; i < networks.Count; i++)
+            foreach (NetworkOption option in networks)
             {
-                NetworkOption option = networks[i];
-                MacAddress mac = option.Mac!.Value;
-                int number = i;
-                ILink Whole()
+                if (option.IsPlace)
                 {
-                    ILink link = cards.OpenLink(option, mac, name, out FilterOptions filter);
-                    return cards.Decorate(option, mac, number, link, filter);
+                    cards._places.Add(null);
+                    continue;
                 }
+                RunCard card = new(option);
                 bool waits = late && option is { Kind: NetworkKind.User, Capture: null } && option.User.Forwards.Count == 0;
-                cards._cards.Add((option, mac, waits ? new DeferredLink(Whole, Tell, OffloadingLink.All, option.User.Mtu + EthernetHeader) : Whole()));
+                cards._cards = [.. cards._cards, card];
+                card.Link = waits ? new DeferredLink(() => cards.OpenWhole(card, name), Tell, OffloadingLink.All, option.User.Mtu + EthernetHeader) : cards.OpenWhole(card, name);
+                if (option.Slot is null)
+                {
+                    cards._places.Add(card);
+                }
             }
             return cards;
         }
@@ -128,70 +169,182 @@ internal sealed class RunNetworks : IDisposable
 
     private static void Tell(NetworkException e) => HostFile.Error($"lodge: a network cannot be used: {e.Message}");
 
-    /// <summary>Adds the cards to a machine that is being made.</summary>
-    public void AddDevices(Chipset chipset, int processors)
+    /// <summary>All cards that there are now.</summary>
+    public IReadOnlyList<RunCard> All => _cards;
+
+    /// <summary>Adds those that have a slot of their own to a machine that is being made; before anything takes the next free one.</summary>
+    /// <param name="chipset">The machine's.</param>
+    /// <param name="processors">Its processors.</param>
+    /// <param name="removable">Whether the guest may be asked to eject them.</param>
+    /// <exception cref="LodgeException">A slot is taken.</exception>
+    public void AddPlaced(Chipset chipset, int processors, bool removable)
     {
-        for (int i = 0; i < _cards.Count; i++)
+        foreach (RunCard card in _cards)
         {
-            (NetworkOption option, MacAddress mac, ILink link) = _cards[i];
-            VirtioNetworkConfiguration card = new(link, mac)
+            if (card.Option.Slot is { } slot)
             {
-                QueuePairs = option.Queues ?? Math.Min(processors, CommonQueuePairs),
-                Mtu = option.Mtu,
-                LinkUp = option.LinkUp,
-            };
-            VirtioNetwork device = new(chipset.Memory, card);
-            _devices.Add(device);
-            chipset.Pci.Add(new VirtioPciFunction(Title(i), device, ClassEthernet));
+                DevicePlaces.RequireFree(chipset, slot, card.Name);
+                chipset.Pci.Add(Function(card, chipset.Memory, processors, removable), slot);
+            }
+        }
+    }
+
+    /// <summary>Adds the cards to a machine that is being made.</summary>
+    /// <param name="chipset">The machine's.</param>
+    /// <param name="processors">Its processors.</param>
+    /// <param name="removable">Whether the guest may be asked to eject them.</param>
+    public void AddDevices(Chipset chipset, int processors, bool removable)
+    {
+        foreach (RunCard? card in _places)
+        {
+            if (card is null)
+            {
+                chipset.Pci.SkipPlace();
+            }
+            else
+            {
+                chipset.Pci.Add(Function(card, chipset.Memory, processors, removable));
+            }
         }
     }
 
     /// <summary>Ports of the host that lead to the guest.</summary>
-    public IReadOnlyList<string> Published { get; private set; } = [];
+    public IReadOnlyList<string> Published => [.. _cards.SelectMany(card => card.Published)];
 
     /// <summary>Bytes of frames that the guest received.</summary>
-    public long ReceivedBytes => _devices.Sum(device => device.Counters.ReceivedBytes);
+    public long ReceivedBytes => Interlocked.Read(ref _receivedBefore) + _cards.Sum(card => card.Device?.Counters.ReceivedBytes ?? 0);
 
     /// <summary>Bytes of frames that the guest sent.</summary>
-    public long SentBytes => _devices.Sum(device => device.Counters.SentBytes);
+    public long SentBytes => Interlocked.Read(ref _sentBefore) + _cards.Sum(card => card.Device?.Counters.SentBytes ?? 0);
+
+    /// <summary>Plugs a card into a machine that runs.</summary>
+    /// <param name="machine">The machine.</param>
+    /// <param name="option">What it is to be, with its name and address.</param>
+    /// <param name="tap">The tap that was handed over for it; null: it is on a user network.</param>
+    /// <param name="files">The tap's open files, which belong to this from now on, also when it fails.</param>
+    /// <param name="name">The machine's name.</param>
+    /// <param name="slot">A free PCI slot.</param>
+    /// <param name="processors">The machine's processors.</param>
+    /// <exception cref="NetworkException">Its link cannot be opened.</exception>
+    /// <exception cref="ArgumentException">The name is taken.</exception>
+    /// <exception cref="InvalidOperationException">The slot is taken, or the machine has ended.</exception>
+    public void Attach(VirtualMachine machine, NetworkOption option, ControlTap? tap, IReadOnlyList<SafeFileHandle> files, string name, int slot, int processors)
+    {
+        RunCard card = new(option);
+        try
+        {
+            card.Link = tap is null ? OpenWhole(card, name) : Adopt(card, tap, files);
+            PciFunction function = Function(card, machine.Memory, processors, removable: false);
+            lock (_gate)
+            {
+                _cards = [.. _cards, card];
+            }
+            try
+            {
+                machine.Attach(function, slot);
+            }
+            catch
+            {
+                Closed(function);
+                throw;
+            }
+        }
+        catch
+        {
+            card.Dispose();
+            throw;
+        }
+    }
+
+    /// <summary>The link of a tap that another process has opened, with all that stands before it.</summary>
+    private ILink Adopt(RunCard card, ControlTap tap, IReadOnlyList<SafeFileHandle> files)
+    {
+        int own = files.Count - (tap.Locked ? 1 : 0);
+        card.Lock = tap.Locked && files.Count != 0 ? files[^1] : null;
+        TapLink link = TapLink.Adopt([.. files.Take(Math.Max(own, 0))], tap.Name, tap.Vlan);
+        FilterOptions filter = FilterOf(card.Option);
+        return Decorate(card, link, tap.KnowsAddresses ? filter with { Addresses = [.. tap.Addresses.Select(text => IpPrefix.TryParse(text, out IpPrefix prefix) ? prefix : throw new NetworkException($"address {text} is not usable"))], LearnsAddresses = false } : filter);
+    }
+
+    private static FilterOptions FilterOf(NetworkOption option) =>
+        new() { Address = option.Mac!.Value, BlocksSpoofing = option.SpoofCheck, Addresses = option.Addresses, LearnsAddresses = option.Addresses.Count == 0, Rules = RulesOf(option) };
+
+    /// <summary>Closes the link of a function that is gone.</summary>
+    /// <returns>Its name; null when it is none of these.</returns>
+    public string? Closed(PciFunction function)
+    {
+        lock (_gate)
+        {
+            if (_cards.FirstOrDefault(card => card.Function == function) is not { } gone)
+            {
+                return null;
+            }
+            Interlocked.Add(ref _receivedBefore, gone.Device?.Counters.ReceivedBytes ?? 0);
+            Interlocked.Add(ref _sentBefore, gone.Device?.Counters.SentBytes ?? 0);
+            _cards = [.. _cards.Where(card => card != gone)];
+            gone.Dispose();
+            return gone.Name;
+        }
+    }
 
     /// <summary>Closes the links; after the machine has been disposed.</summary>
     public void Dispose()
     {
-        foreach ((_, _, ILink link) in _cards)
+        lock (_gate)
         {
-            link.Dispose();
+            foreach (RunCard card in _cards)
+            {
+                card.Dispose();
+            }
+            _cards = [];
+            foreach (CaptureFile file in _captures.Values)
+            {
+                file.Dispose();
+            }
+            _captures.Clear();
         }
-        _cards.Clear();
-        foreach (NetworkAttachment attachment in _attachments)
+    }
+
+    /// <summary>What the guest sees of a card.</summary>
+    private static VirtioPciFunction Function(RunCard card, GuestMemory memory, int processors, bool removable)
+    {
+        VirtioNetworkConfiguration configuration = new(card.Link!, card.Option.Mac!.Value)
         {
-            attachment.Dispose();
-        }
-        _attachments.Clear();
-        foreach (CaptureFile file in _captures.Values)
-        {
-            file.Dispose();
-        }
-        _captures.Clear();
+            QueuePairs = card.Option.Queues ?? Math.Min(processors, CommonQueuePairs),
+            Mtu = card.Option.Mtu,
+            LinkUp = card.Option.LinkUp,
+        };
+        card.Device = new VirtioNetwork(memory, configuration);
+        VirtioPciFunction function = new(card.Name, card.Device, ClassEthernet) { IsRemovable = removable };
+        card.Function = function;
+        return function;
+    }
+
+    private ILink OpenWhole(RunCard card, string name)
+    {
+        ILink link = OpenLink(card, name, out FilterOptions filter);
+        return Decorate(card, link, filter);
     }
 
     /// <summary>The place where each kind of network opens its link; what the machine may have as its addresses goes with it.</summary>
-    private ILink OpenLink(NetworkOption option, MacAddress mac, string name, out FilterOptions filter)
+    private static ILink OpenLink(RunCard card, string name, out FilterOptions filter)
     {
-        filter = new FilterOptions { Address = mac, BlocksSpoofing = option.SpoofCheck, Addresses = option.Addresses, LearnsAddresses = option.Addresses.Count == 0, Rules = RulesOf(option) };
+        NetworkOption option = card.Option;
+        MacAddress mac = option.Mac!.Value;
+        filter = FilterOf(option);
         switch (option.Kind)
         {
             case NetworkKind.User:
                 // The default system knows its address without asking for it.
                 filter = filter with { Addresses = [.. new[] { option.User.Network, option.User.Network6 }.OfType<IPNetwork>().Select(PrefixOf)], LearnsAddresses = false };
-                return OpenUser(option, mac, name);
+                return OpenUser(card, name);
             case NetworkKind.Tap:
                 return TapLink.Open(option.Name, option.Vlan);
             default:
                 NetworkAttachment attachment = option.Kind == NetworkKind.Bridge
                     ? NetworkStore.AttachToBridge(option.Name, mac, name, option.Vlan)
                     : NetworkStore.OfHost().Attach(option.Name, mac, name);
-                _attachments.Add(attachment);
+                card.Attachment = attachment;
                 foreach (string note in attachment.Notes)
                 {
                     HostFile.Error($"lodge: {note}");
@@ -225,10 +378,11 @@ internal sealed class RunNetworks : IDisposable
 
     private static IpPrefix PrefixOf(IPAddress address) => IpPrefix.TryParse(address.ToString(), out IpPrefix prefix) ? prefix : throw new NetworkException($"address {address} is not usable");
 
-    private UserLink OpenUser(NetworkOption option, MacAddress mac, string name)
+    private static UserLink OpenUser(RunCard card, string name)
     {
-        UserLink link = UserNetwork.Open(option.User with { HostName = name, GuestMac = mac });
-        Published = [.. Published, .. link.Forwards.Select(forward => forward.ToString()!)];
+        NetworkOption option = card.Option;
+        UserLink link = UserNetwork.Open(option.User with { HostName = name, GuestMac = option.Mac!.Value });
+        card.Published = [.. link.Forwards.Select(forward => forward.ToString()!)];
         foreach ((PortForward asked, PortForward made) in option.User.Forwards.Zip(link.Forwards))
         {
             if (asked.HostPort == 0)
@@ -240,8 +394,9 @@ internal sealed class RunNetworks : IDisposable
     }
 
     /// <summary>What stands between a link and its card, seen from the link: filter, limits, capture, offloads in software.</summary>
-    private ILink Decorate(NetworkOption option, MacAddress mac, int number, ILink link, FilterOptions filter)
+    private ILink Decorate(RunCard card, ILink link, FilterOptions filter)
     {
+        NetworkOption option = card.Option;
         try
         {
             if (filter.BlocksSpoofing || filter.Rules.CanDeny)
@@ -259,7 +414,7 @@ internal sealed class RunNetworks : IDisposable
                     file = CaptureFile.Create(path, line => HostFile.Error($"lodge: {line}"));
                     _captures.Add(path, file);
                 }
-                link = new CapturedLink(link, file, Title(number), mac, ownsFile: false);
+                link = new CapturedLink(link, file, card.Name, option.Mac!.Value, ownsFile: false);
             }
             return new OffloadingLink(link, trusted: option.Kind == NetworkKind.User);
         }
@@ -270,16 +425,14 @@ internal sealed class RunNetworks : IDisposable
         }
     }
 
-    private static string Title(int number) => string.Create(CultureInfo.InvariantCulture, $"net{number}");
-
     /// <summary>The address of a named machine's card: random the first time, then the same.</summary>
-    private static MacAddress KeptMac(string name, string? folder, int number)
+    private static MacAddress KeptMac(string name, string? folder, NetworkOption card)
     {
         if (folder is null)
         {
             return MacAddress.Random();
         }
-        string path = Path.Combine(folder, string.Create(CultureInfo.InvariantCulture, $"mac{number}"));
+        string path = Path.Combine(folder, card.IsNamed ? $"mac-{card.Device}" : card.Device!.Replace("net", "mac", StringComparison.Ordinal));
         try
         {
             if (File.Exists(path) && MacAddress.TryParse(File.ReadAllText(path).Trim(), out MacAddress kept) && !kept.IsMulticast)

@@ -65,7 +65,7 @@ internal static class RunSession
         cards = template is { IsClone: true }
             ? [.. cards.Zip(template.CardAddresses, (card, address) => card with { Mac = MacAddress.TryParse(address, out MacAddress mac) ? mac : throw new SavedStateException("template has no address for a card") })]
             : RunNetworks.WithAddresses(cards, options.Name, options.Named);
-        options = options with { Networks = cards, CardAddresses = [.. cards.Select(c => c.Mac.ToString()!)] };
+        options = options with { Networks = cards, CardAddresses = [.. cards.Where(c => !c.IsPlace).Select(c => c.Mac.ToString()!)] };
         bool isClone = template is { IsClone: true };
         RunPlan plan = RunPlan.Create(options, template);
         RunTimes.Mark("plan");

@@ -36,6 +36,7 @@ public sealed class PciBus : IDevice
     private readonly PciBusConfiguration _configuration;
     private readonly PciFunction?[] _functions = new PciFunction?[256];     // by device and function; under the lock
     private readonly PciFunction?[] _visible = new PciFunction?[256];       // those that the guest reaches; replaced entry by entry, read without lock
+    private readonly bool[] _reserved = new bool[32];   // under the lock
     private readonly SharedInterruptLine[] _lines;
     private readonly PciResourceAllocator _allocator;
     private uint _address;      // CONFIG_ADDRESS
@@ -118,6 +119,18 @@ public sealed class PciBus : IDevice
                 _functions[at << 3]?.SetMultifunction();
             }
             return address;
+        }
+    }
+
+    /// <summary>Keeps the first free place empty of functions that are added without a device number, so that those after it are where they would be if there were one.</summary>
+    public void SkipPlace()
+    {
+        lock (_gate)
+        {
+            if (FirstFree() is >= 0 and int device)
+            {
+                _reserved[device] = true;
+            }
         }
     }
 
@@ -222,7 +235,7 @@ public sealed class PciBus : IDevice
     {
         for (int device = 1; device < 31; device++)
         {
-            if (_functions[device << 3] is null)
+            if (_functions[device << 3] is null && !_reserved[device])
             {
                 return device;
             }

@@ -52,6 +52,9 @@ public abstract class PciFunction : IDevice
     /// <summary>Where it sits; set when it is added to a bus.</summary>
     public PciAddress Address { get; private set; }
 
+    /// <summary>Whether the guest may eject it although it was there when the machine was made. Before it is added to a bus.</summary>
+    public bool IsRemovable { get; set; }
+
     /// <inheritdoc/>
     public virtual IReadOnlyList<RegionClaim> Claims => [];
 

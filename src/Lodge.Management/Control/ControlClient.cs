@@ -2,6 +2,7 @@ using System.Globalization;
 using System.Net.Sockets;
 using System.Text.Json;
 using System.Text.Json.Serialization.Metadata;
+using Microsoft.Win32.SafeHandles;
 
 namespace Lodge.Management.Control;
 
@@ -9,10 +10,12 @@ namespace Lodge.Management.Control;
 public sealed class ControlClient : IDisposable
 {
     private const long LargestReply = 256L << 20;
+    private static readonly TimeSpan FilesTime = TimeSpan.FromSeconds(10);
+    private readonly Socket _socket;
     private readonly HttpConnection _connection;
     private readonly string _machine;
 
-    private ControlClient(HttpConnection connection, string machine) => (_connection, _machine) = (connection, machine);
+    private ControlClient(Socket socket, string machine) => (_socket, _connection, _machine) = (socket, new HttpConnection(new NetworkStream(socket, ownsSocket: true)), machine);
 
     /// <summary>Connects to a machine.</summary>
     /// <exception cref="ManagementException">It does not run, or does not answer.</exception>
@@ -20,7 +23,7 @@ public sealed class ControlClient : IDisposable
     {
         try
         {
-            return new ControlClient(new HttpConnection(new NetworkStream(ControlSocket.Connect(machine.ControlSocket), ownsSocket: true)), machine.Name);
+            return new ControlClient(ControlSocket.Connect(machine.ControlSocket), machine.Name);
         }
         catch (IOException e)
         {
@@ -102,6 +105,50 @@ public sealed class ControlClient : IDisposable
         }
     }
 
+    /// <summary>Sends a value and open files, and gets a value; this client then does nothing more.</summary>
+    /// <param name="path">Where to.</param>
+    /// <param name="value">The value, which says how many files there are.</param>
+    /// <param name="type">Its form.</param>
+    /// <param name="files">The files, which stay open here.</param>
+    /// <param name="replyType">Form of the answer.</param>
+    /// <param name="cancellation">Gives up.</param>
+    /// <exception cref="ControlRefusedException">The machine's process refuses.</exception>
+    /// <exception cref="ManagementException">The machine does not answer: nobody knows what came of it.</exception>
+    public async Task<TReply> HandAsync<T, TReply>(string path, T value, JsonTypeInfo<T> type, IReadOnlyList<SafeFileHandle> files, JsonTypeInfo<TReply> replyType, CancellationToken cancellation = default)
+    {
+        const int longestLine = 64 << 10;
+        try
+        {
+            byte[] body = JsonSerializer.SerializeToUtf8Bytes(value, type);
+            await _connection.WriteHeadAsync(
+                $"POST {path} HTTP/1.1",
+                [("Host", "lodge"), ("Connection", "Upgrade"), ("Upgrade", "lodge-files"), ("Content-Type", "application/json"), ("Content-Length", body.Length.ToString(CultureInfo.InvariantCulture))],
+                cancellation).ConfigureAwait(false);
+            await _connection.WriteAsync(body, cancellation).ConfigureAwait(false);
+            HttpHead head = await _connection.ReadHeadAsync(cancellation).ConfigureAwait(false) ?? throw new IOException("the connection was closed");
+            if (Status(head) != 101)
+            {
+                throw Refused(await _connection.ReadBodyAsync(head, LargestReply, cancellation).ConfigureAwait(false));
+            }
+            await Task.Run(() => new DescriptorSocket(_socket).Send(files, FilesTime), cancellation).ConfigureAwait(false);
+            using MemoryStream line = new();
+            Stream stream = _connection.Raw();
+            byte[] buffer = new byte[4096];
+            for (int count; line.Length < longestLine && (count = await stream.ReadAsync(buffer, cancellation).ConfigureAwait(false)) != 0;)
+            {
+                line.Write(buffer, 0, count);
+            }
+            byte[] answer = line.ToArray();
+            return answer.Length == 0
+                ? throw new IOException("the connection was closed")
+                : answer.AsSpan().StartsWith("{\"error\":"u8) ? throw Refused(answer) : Parse(answer, replyType);
+        }
+        catch (Exception e) when (e is IOException or HttpFormatException or SocketException)
+        {
+            throw Silent(e);
+        }
+    }
+
     /// <inheritdoc/>
     public void Dispose() => _connection.Dispose();
 
@@ -134,15 +181,15 @@ public sealed class ControlClient : IDisposable
 
     private ManagementException Silent(Exception e) => new($"machine '{_machine}' ended before it answered: {e.Message}", e);
 
-    private ManagementException Refused(byte[] body)
+    private ControlRefusedException Refused(byte[] body)
     {
         try
         {
-            return new ManagementException($"machine '{_machine}': {JsonSerializer.Deserialize(body, ControlJson.Default.ControlError)?.Error}");
+            return new ControlRefusedException($"machine '{_machine}': {JsonSerializer.Deserialize(body, ControlJson.Default.ControlError)?.Error}");
         }
         catch (JsonException e)
         {
-            return new ManagementException($"machine '{_machine}' refused without a reason", e);
+            return new ControlRefusedException($"machine '{_machine}' refused without a reason", e);
         }
     }
 
@@ -158,3 +205,8 @@ public sealed class ControlClient : IDisposable
         }
     }
 }
+
+/// <summary>A machine's process answered that it will not do something: then nothing has changed.</summary>
+/// <param name="message">One line.</param>
+/// <param name="inner">What it is about.</param>
+public sealed class ControlRefusedException(string message, Exception? inner = null) : ManagementException(message, inner);

@@ -109,6 +109,59 @@ public sealed record ControlProcessors(int Count);
 /// <summary>Memory that the guest shall do with, <c>PUT /v1/memory</c>.</summary>
 public sealed record ControlMemory(ulong Bytes);
 
+/// <summary>A disk or network card of a machine that runs.</summary>
+/// <param name="Name">Its name.</param>
+/// <param name="Kind"><c>disk</c> or <c>card</c>.</param>
+/// <param name="What">What it is connected to: a path, a network.</param>
+/// <param name="Slot">Its PCI slot; null: a target of the SCSI controller.</param>
+/// <param name="Removable">Whether it can be detached while the machine runs.</param>
+public sealed record ControlDevice(string Name, string Kind, string What, int? Slot, bool Removable);
+
+/// <summary>What can be attached and detached, <c>GET /v1/devices</c>.</summary>
+/// <param name="Devices">Disks and network cards.</param>
+/// <param name="FreeSlots">PCI slots in which nothing is.</param>
+public sealed record ControlDevices(IReadOnlyList<ControlDevice> Devices, IReadOnlyList<int> FreeSlots);
+
+/// <summary>An image of a chain whose files are handed over.</summary>
+/// <param name="Name">How messages name it.</param>
+/// <param name="Format">Its format.</param>
+/// <param name="Parts">Names of its parts as the image has them; their files follow its own.</param>
+/// <param name="Backing">Name of its parent as the image has it.</param>
+public sealed record ControlImage(string Name, string Format, IReadOnlyList<string> Parts, string? Backing = null);
+
+/// <summary>A tap that is handed over.</summary>
+/// <param name="Name">The interface.</param>
+/// <param name="Vlan">802.1Q tag that frames have on it; 0: none.</param>
+/// <param name="KnowsAddresses">Whether the addresses are all that the machine may use.</param>
+/// <param name="Addresses">Addresses that the machine has.</param>
+/// <param name="Locked">Whether the last of the open files is a lock, which is held as long as the card is there.</param>
+public sealed record ControlTap(string Name, int Vlan, bool KnowsAddresses, IReadOnlyList<string> Addresses, bool Locked);
+
+/// <summary>A disk or network card to plug in, <c>POST /v1/devices</c>. Its open files follow status 101.</summary>
+public sealed record ControlAttachment
+{
+    /// <summary>Its name, which no other has.</summary>
+    public required string Name { get; init; }
+
+    /// <summary>The free PCI slot that it gets.</summary>
+    public required int Slot { get; init; }
+
+    /// <summary>The value of <c>--disk</c>, for a disk.</summary>
+    public string? Disk { get; init; }
+
+    /// <summary>The images that the disk consists of, the top first.</summary>
+    public IReadOnlyList<ControlImage> Images { get; init; } = [];
+
+    /// <summary>The value of <c>--net</c>, for a network card. It has the card's address.</summary>
+    public string? Card { get; init; }
+
+    /// <summary>The tap that the card is plugged into; null for a user network.</summary>
+    public ControlTap? Tap { get; init; }
+
+    /// <summary>How many open files follow.</summary>
+    public int Files { get; init; }
+}
+
 /// <summary>JSON of the control socket.</summary>
 [JsonSourceGenerationOptions(PropertyNamingPolicy = JsonKnownNamingPolicy.CamelCase, DefaultIgnoreCondition = JsonIgnoreCondition.WhenWritingNull)]
 [JsonSerializable(typeof(ControlError))]
@@ -121,5 +174,8 @@ public sealed record ControlMemory(ulong Bytes);
 [JsonSerializable(typeof(ControlAgent))]
 [JsonSerializable(typeof(ControlProcessors))]
 [JsonSerializable(typeof(ControlMemory))]
+[JsonSerializable(typeof(ControlDevice))]
+[JsonSerializable(typeof(ControlDevices))]
+[JsonSerializable(typeof(ControlAttachment))]
 [JsonSerializable(typeof(Dictionary<string, ControlStats>))]
 public sealed partial class ControlJson : JsonSerializerContext;

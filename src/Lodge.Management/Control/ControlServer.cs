@@ -3,6 +3,7 @@ using System.Net.Sockets;
 using System.Text;
 using System.Text.Json;
 using System.Text.Json.Serialization.Metadata;
+using Microsoft.Win32.SafeHandles;
 
 namespace Lodge.Management.Control;
 
@@ -46,6 +47,12 @@ public sealed record ControlReply
     /// <summary>Takes the connection over in both directions after status 101, in place of <see cref="Body"/>.</summary>
     public Func<Stream, CancellationToken, Task>? Upgrade { get; init; }
 
+    /// <summary>
+    /// Takes open files from the peer after status 101, in place of <see cref="Body"/>: so many, each message of which carries one byte. What is then done with them answers with one line of JSON, and the
+    /// connection ends. The files belong to what is called.
+    /// </summary>
+    public (int Count, Func<IReadOnlyList<SafeFileHandle>, Task<ControlReply>> Take)? Files { get; init; }
+
     /// <summary>Called when the answer is written, or could not be: what ends the server.</summary>
     public Action? After { get; init; }
 
@@ -78,7 +85,7 @@ public sealed record ControlRoute(string Method, string Path, Func<ControlReques
 /// <summary>Serves a control socket: HTTP/1.1 with JSON over a Unix socket that only its owner reaches.</summary>
 public sealed class ControlServer : IDisposable
 {
-    private static readonly TimeSpan HeadTime = TimeSpan.FromSeconds(30);
+    private static readonly TimeSpan HeadTime = TimeSpan.FromSeconds(30), FilesTime = TimeSpan.FromSeconds(10);
     private readonly Socket _socket;
     private readonly string _path;
     private readonly IReadOnlyList<ControlRoute> _routes;
@@ -133,7 +140,7 @@ public sealed class ControlServer : IDisposable
                 using CancellationTokenSource time = CancellationTokenSource.CreateLinkedTokenSource(_stop.Token);
                 time.CancelAfter(HeadTime);
                 HttpHead? head = await connection.ReadHeadAsync(time.Token).ConfigureAwait(false);
-                if (head is null || !await AnswerAsync(connection, head).ConfigureAwait(false))
+                if (head is null || !await AnswerAsync(peer, connection, head).ConfigureAwait(false))
                 {
                     return;
                 }
@@ -150,7 +157,7 @@ public sealed class ControlServer : IDisposable
     }
 
     /// <returns>Whether the connection goes on.</returns>
-    private async Task<bool> AnswerAsync(HttpConnection connection, HttpHead head)
+    private async Task<bool> AnswerAsync(Socket peer, HttpConnection connection, HttpHead head)
     {
         if (head.StartLine.Split(' ') is not [{ } method, { } target, "HTTP/1.1"] || target[0] != '/')
         {
@@ -181,6 +188,11 @@ public sealed class ControlServer : IDisposable
             await upgrade(connection.Raw(), _stop.Token).ConfigureAwait(false);
             return false;
         }
+        if (reply.Files is { } files)
+        {
+            await TakeFilesAsync(peer, connection, files.Count, files.Take).ConfigureAwait(false);
+            return false;
+        }
         if (reply.Writer is { } writer)
         {
             await connection.WriteHeadAsync($"HTTP/1.1 {reply.Status} {Phrase(reply.Status)}", [("Content-Type", reply.Type), ("Transfer-Encoding", "chunked")], _stop.Token).ConfigureAwait(false);
@@ -204,6 +216,26 @@ public sealed class ControlServer : IDisposable
             reply.After?.Invoke(); // whether or not the peer waited for the answer
         }
         return head["connection"]?.Equals("close", StringComparison.OrdinalIgnoreCase) != true;
+    }
+
+    private async Task TakeFilesAsync(Socket peer, HttpConnection connection, int count, Func<IReadOnlyList<SafeFileHandle>, Task<ControlReply>> take)
+    {
+        if (connection.HasMore)
+        {
+            throw new HttpFormatException("the open files come after status 101");
+        }
+        await connection.WriteHeadAsync("HTTP/1.1 101 Switching Protocols", [("Connection", "Upgrade"), ("Upgrade", "lodge-files")], _stop.Token).ConfigureAwait(false);
+        byte[] line;
+        try
+        {
+            IReadOnlyList<SafeFileHandle> files = count == 0 ? [] : await Task.Run(() => new DescriptorSocket(peer).Receive(count, FilesTime)).ConfigureAwait(false);
+            line = (await take(files).ConfigureAwait(false)).Body.ToArray();
+        }
+        catch (Exception e) when (e is not OperationCanceledException)
+        {
+            line = JsonSerializer.SerializeToUtf8Bytes(new ControlError(Explain(e).Message), ControlJson.Default.ControlError);
+        }
+        await connection.WriteAsync((byte[])[.. line, (byte)'\n'], _stop.Token).ConfigureAwait(false);
     }
 
     private (ControlRoute? Route, string Tail, bool Known) Find(string method, string path)

@@ -135,6 +135,9 @@ internal sealed class HttpConnection(Stream stream) : IDisposable
     /// <summary>Ends a body of chunks.</summary>
     public Task WriteLastChunkAsync(CancellationToken cancellation) => WriteAsync("0\r\n\r\n"u8.ToArray(), cancellation);
 
+    /// <summary>Whether the peer has sent more than was read of it yet.</summary>
+    public bool HasMore => _start != _end;
+
     /// <summary>The connection from here on, when it has become something else than HTTP.</summary>
     public Stream Raw() => new RestStream(stream, _buffer.AsMemory(_start, _end - _start));
 

@@ -41,6 +41,32 @@ public sealed record MachineDefinition
     /// <summary>Identity of the machine that this one is a clone of; null for none. The guest of a clone is told its own machine ID.</summary>
     public Guid? ClonedFrom { get; init; }
 
+    /// <summary>
+    /// Devices by name with what a command is just doing to them in the machine that runs (<see cref="Attaching"/>, <see cref="Detaching"/>); null for none. What a command that was killed has left here the next
+    /// one brings to an end.
+    /// </summary>
+    public IReadOnlyDictionary<string, string>? Unsettled { get; init; }
+
+    /// <summary>The device is among the options and on its way into the machine.</summary>
+    public const string Attaching = "attaching";
+
+    /// <summary>The device is among the options and on its way out of the machine.</summary>
+    public const string Detaching = "detaching";
+
+    /// <summary>The same with another note on a device.</summary>
+    /// <param name="device">Its name.</param>
+    /// <param name="what">What is done to it; null: nothing any more.</param>
+    public MachineDefinition WithUnsettled(string device, string? what)
+    {
+        Dictionary<string, string> notes = new(Unsettled ?? new Dictionary<string, string>(), StringComparer.Ordinal);
+        notes.Remove(device);
+        if (what is not null)
+        {
+            notes[device] = what;
+        }
+        return this with { Unsettled = notes.Count == 0 ? null : notes };
+    }
+
     /// <summary>The only or last value of an option, or null.</summary>
     public string? Option(string name) => Options.TryGetValue(name, out IReadOnlyList<string>? values) && values.Count != 0 ? values[^1] : null;
 

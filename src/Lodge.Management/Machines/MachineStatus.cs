@@ -79,7 +79,18 @@ public sealed record MachineReport
 
     /// <summary>What is wrong with it.</summary>
     public string? Problem { get; init; }
+
+    /// <summary>Its disks and network cards; told for one machine, not in lists.</summary>
+    public IReadOnlyList<MachineDevice>? Devices { get; init; }
 }
+
+/// <summary>A disk or network card of a machine.</summary>
+/// <param name="Name">Its name.</param>
+/// <param name="Kind"><c>disk</c> or <c>card</c>.</param>
+/// <param name="What">What it is connected to: a path, an image, a network.</param>
+/// <param name="Slot">Its PCI slot, where that is known.</param>
+/// <param name="State"><c>attached</c>, where the machine does not run or has it; <c>after restart</c>, where the definition has it and the machine that runs has not; <c>until restart</c> the other way round.</param>
+public sealed record MachineDevice(string Name, string Kind, string What, int? Slot, string State);
 
 /// <summary>Something that happened to a machine; a line of the journal.</summary>
 /// <param name="Time">When.</param>

@@ -13,6 +13,7 @@ public sealed class NetworkAttachment : IDisposable
 {
     private readonly SafeFileHandle? _lock;
     private readonly Action? _leave;
+    private bool _taken;
 
     internal NetworkAttachment(TapLink link, AttachedMachine machine, NetworkDefinition? network, SafeFileHandle? machineLock, Action? leave)
     {
@@ -47,13 +48,25 @@ public sealed class NetworkAttachment : IDisposable
     /// <summary>What was changed on the host and its user should know, one line each.</summary>
     public IReadOnlyList<string> Notes { get; internal init; } = [];
 
+    /// <summary>What another process needs to have the card: the tap's handles, and the lock, which lasts as long as anybody has it open.</summary>
+    public IReadOnlyList<SafeFileHandle> Handles => _lock is null ? Link.Handles : [.. Link.Handles, _lock];
+
+    /// <summary>Whether the last of <see cref="Handles"/> is a lock.</summary>
+    public bool IsLocked => _lock is not null;
+
+    /// <summary>Another process has the card now: disposing closes what is open here and leaves the card where it is.</summary>
+    public void Taken() => _taken = true;
+
     /// <summary>Takes the card off the network.</summary>
     public void Dispose()
     {
         Link.Dispose();
         if (_lock is not null)
         {
-            _leave?.Invoke();
+            if (!_taken)
+            {
+                _leave?.Invoke();
+            }
             _lock.Dispose();
         }
     }

@@ -18,7 +18,8 @@ public sealed partial class NetworkStore
     /// <param name="machine">Name of the machine, under which others on the network find it.</param>
     /// <exception cref="ManagementException">There is no such network, another machine on it has the MAC address, or the host refuses.</exception>
     /// <exception cref="NetworkException">The host has no taps.</exception>
-    public NetworkAttachment Attach(string name, MacAddress mac, string machine)
+    /// <param name="process">Process that has, or will have, the machine; null: this one.</param>
+    public NetworkAttachment Attach(string name, MacAddress mac, string machine, int? process = null)
     {
         RequireRoot();
         using StoreLock held = Enter();
@@ -55,7 +56,7 @@ public sealed partial class NetworkStore
         {
             AttachedMachine record = new()
             {
-                Process = Environment.ProcessId,
+                Process = process ?? Environment.ProcessId,
                 Machine = machine,
                 DnsName = network.Dhcp ? dns : null,
                 Mac = mac,
@@ -98,6 +99,21 @@ public sealed partial class NetworkStore
         {
             link.Dispose();
             throw;
+        }
+    }
+
+    /// <summary>Removes what the host has for cards that are off a network whose processes could not do it.</summary>
+    /// <param name="name">The network; one that there is not is no mistake.</param>
+    /// <exception cref="ManagementException">The host refuses.</exception>
+    public void Tidy(string name)
+    {
+        using StoreLock held = Enter();
+        NetworkFolder one = FolderOf(name);
+        if (one.Read() is { Removing: false, Started: true } network)
+        {
+            List<AttachedMachine> rest = one.ReadMachines(clean: true);
+            NetworkRules.Load(network, rest);
+            new DhcpServer(network, one).Ensure(rest);
         }
     }
 

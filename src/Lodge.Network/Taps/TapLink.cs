@@ -27,10 +27,12 @@ public sealed unsafe class TapLink : ILink
     private volatile int _armed; // 0 not, 1 for frames, 2 also for room
     private int _disposed;
 
-    private TapLink(SafeFileHandle tap, SafeFileHandle interfaces, string name, int vlan)
+    private TapLink(SafeFileHandle tap, SafeFileHandle interfaces, SafeFileHandle? linkEvents, string name, int vlan)
     {
         _tap = tap;
         _interfaces = interfaces;
+        _linkEvents = linkEvents; // without it the link state is that of the last failure
+        Vlan = vlan;
         Name = name;
         _tag = vlan == 0 ? 0 : BinaryPrimitives.ReverseEndianness(((uint)TagProtocol << 16) | (uint)vlan);
         _tagLength = vlan == 0 ? 0 : TagBytes;
@@ -40,7 +42,6 @@ public sealed unsafe class TapLink : ILink
         Mtu = Ask(TapSystemCalls.GetMtu, out TapSystemCalls.InterfaceRequest request) ? request.Number : 1500;
         _up = ReadUp();
         _watch = TapWatcher.Shared.Add(tap, Ready);
-        _linkEvents = TapSystemCalls.OpenLinkEvents(out _); // without it the link state is that of the last failure
         if (_linkEvents is not null)
         {
             _linkWatch = TapWatcher.Shared.Add(_linkEvents, LinksChanged);
@@ -50,6 +51,15 @@ public sealed unsafe class TapLink : ILink
 
     /// <summary>The interface's name.</summary>
     public string Name { get; }
+
+    /// <summary>802.1Q tag that frames have on the tap; 0: none.</summary>
+    public int Vlan { get; }
+
+    /// <summary>
+    /// What <see cref="Adopt"/> makes the link of in another process: the tap, a socket by which the interface is asked about, and, where the host has it, one that tells when links change. This link is then
+    /// closed here; the tap stays as long as anybody has it open.
+    /// </summary>
+    public IReadOnlyList<SafeFileHandle> Handles => _linkEvents is null ? [_tap, _interfaces] : [_tap, _interfaces, _linkEvents];
 
     /// <summary>The interface's MTU when it was opened.</summary>
     public int Mtu { get; private set; }
@@ -79,6 +89,29 @@ public sealed unsafe class TapLink : ILink
             throw new NetworkException($"there is no interface '{name}'; make it with: ip tuntap add dev {(IsName(name) ? name : "NAME")} mode tap user {Environment.UserName}");
         }
         return Attach(name, vlan, made: false);
+    }
+
+    /// <summary>Takes a tap that another process has opened, which may have rights and a network namespace that this one has not.</summary>
+    /// <param name="handles">Its <see cref="Handles"/>; they belong to the link, also when this fails.</param>
+    /// <param name="name">The interface.</param>
+    /// <param name="vlan">As with <see cref="Open"/>.</param>
+    /// <exception cref="NetworkException">They are not what they should be.</exception>
+    public static TapLink Adopt(IReadOnlyList<SafeFileHandle> handles, string name, int vlan)
+    {
+        try
+        {
+            return handles.Count is 2 or 3 && IsName(name) && vlan is >= 0 and <= 4094 && Ask(handles[1], name, TapSystemCalls.GetIndex, out _)
+                ? new TapLink(handles[0], handles[1], handles.Count == 3 ? handles[2] : null, name, vlan)
+                : throw new NetworkException($"what was handed over is no tap '{name}'");
+        }
+        catch
+        {
+            foreach (SafeFileHandle handle in handles)
+            {
+                handle.Dispose();
+            }
+            throw;
+        }
     }
 
     /// <summary>Makes a tap that lasts as long as the link.</summary>
@@ -286,7 +319,7 @@ public sealed unsafe class TapLink : ILink
                     _ => $"tap '{name}' cannot be opened (error {error})",
                 });
             }
-            return new TapLink(tap, interfaces, Text(request), vlan);
+            return new TapLink(tap, interfaces, TapSystemCalls.OpenLinkEvents(out _), Text(request), vlan);
         }
         catch
         {

@@ -45,6 +45,7 @@ public sealed partial class HostFile : IStorageFile
     private readonly bool _direct;
     private readonly bool _synchronous;
     private readonly bool _unsafe;
+    private bool _isView;
     private long _length;
 
     // Counts changes of content: a flush with nothing new is free, and knowledge about holes is dropped.
@@ -141,6 +142,45 @@ public sealed partial class HostFile : IStorageFile
         HostSystemCalls.Open(folder?.Handle, name, HostSystemCalls.OpenReadWrite | flags | CacheFlags(options), folder is null ? 0 : HostSystemCalls.ResolveBeneath, out var error),
         path, options with { ReadOnly = false }, error);
 
+    /// <summary>A file that another process has opened, and locked, and handed over. The lock belongs to what is open and so came with it.</summary>
+    /// <param name="handle">The file; it belongs to the result, also when this fails.</param>
+    /// <param name="buffered">The same file without O_DIRECT, for the end of a file that is no multiple of a block; null for none.</param>
+    /// <param name="path">How messages name it.</param>
+    /// <param name="options">How it was opened.</param>
+    /// <exception cref="DiskException">It is no file or block device, or the host refuses.</exception>
+    internal static HostFile Take(SafeFileHandle handle, SafeFileHandle? buffered, string path, HostFileOptions options)
+    {
+        try
+        {
+            var file = Start(handle, path, options, 0);
+            file._buffered = buffered;
+            return file;
+        }
+        catch
+        {
+            buffered?.Dispose();
+            throw;
+        }
+    }
+
+    /// <summary>The file once more, to look at: closing that leaves this one and its locks alone.</summary>
+    internal HostFile View()
+    {
+        var handle = new SafeFileHandle(_handle.DangerousGetHandle(), ownsHandle: false);
+        return new HostFile(Name, handle, new HostFileOptions(ReadOnly: true, _direct ? CacheMode.None : CacheMode.WriteBack, Lock: false), StatusOf(handle, Name)) { _isView = true };
+    }
+
+    /// <summary>Closes this process' descriptor of a file that another process has now; its locks stay.</summary>
+    internal void CloseHanded()
+    {
+        _handle.Dispose();
+        _buffered?.Dispose();
+    }
+
+    /// <summary>The same file without O_DIRECT.</summary>
+    internal SafeFileHandle OpenBuffered() =>
+        _buffered ??= HostSystemCalls.Open(null, HostSystemCalls.PathOf(_handle), HostSystemCalls.OpenReadWrite, 0, out var error) ?? throw HostErrors.From(Name, error);
+
     internal static FileStatus StatusOf(SafeFileHandle handle, string path)
     {
         var result = HostSystemCalls.Status(handle, out var status);
@@ -168,7 +208,7 @@ public sealed partial class HostFile : IStorageFile
     /// <inheritdoc/>
     public ValueTask DisposeAsync()
     {
-        if (!_handle.IsClosed)
+        if (!_handle.IsClosed && !_isView)
         {
             ImageLock.Release(_handle);
         }

@@ -63,6 +63,21 @@ public sealed class FolderFiles : IImageFiles
     /// <inheritdoc/>
     public async ValueTask<IDisk> OpenBackingAsync(string name, string? format, CancellationToken cancellation = default)
     {
+        var parent = Parent(name, format, out var found);
+        using (found)
+        {
+            return await ImageOpener.OpenAsync(parent, cancellation, found).ConfigureAwait(false);
+        }
+    }
+
+    /// <summary>Finds the parent (backing) image that the image names, by the policy.</summary>
+    /// <param name="name">As the image names it.</param>
+    /// <param name="format">Its format, if the image says so.</param>
+    /// <param name="found">The file; null at an address.</param>
+    /// <exception cref="DiskException">Policy refuses it, or it is not there.</exception>
+    internal FolderFiles Parent(string name, string? format, out SafeFileHandle? found)
+    {
+        found = null;
         if (_depth >= ImageOpener.MaximumDepth)
         {
             throw new DiskException(DiskError.Corrupt, $"{_imagePath}: the chain of backing images is longer than {ImageOpener.MaximumDepth} or a loop");
@@ -78,11 +93,11 @@ public sealed class FolderFiles : IImageFiles
         if (DiskAddresses.IsAddress(name))
         {
             CheckAddress(name);
-            return await ImageOpener.OpenAsync(new FolderFiles(name, options, _depth + 1, above, null), cancellation).ConfigureAwait(false);
+            return new FolderFiles(name, options, _depth + 1, above, null);
         }
 
-        using var found = Find(name, out var path, out var folder);
-        return await ImageOpener.OpenAsync(new FolderFiles(path, options, _depth + 1, above, folder), cancellation, found).ConfigureAwait(false);
+        found = Find(name, out var path, out var folder);
+        return new FolderFiles(path, options, _depth + 1, above, folder);
     }
 
     /// <summary>The path of a file that the image names, if policy allows it as far as names tell; symbolic links are judged when it is opened.</summary>
@@ -139,6 +154,9 @@ public sealed class FolderFiles : IImageFiles
         _options.ReadOnly, this, _options.Secret, _options.OpenBacking, _options.Checking, _options.Discard, _options.Snapshot);
 
     internal ImageOpenOptions Options => _options;
+
+    /// <summary>Path or address of the image.</summary>
+    internal string ImagePath => _imagePath;
 
     /// <summary>Where a new part goes: below the image's own folder.</summary>
     internal (HostFolder Folder, string Relative, string Path) Place(string name)

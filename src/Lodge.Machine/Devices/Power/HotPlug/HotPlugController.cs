@@ -97,6 +97,18 @@ public sealed class HotPlugController : IDevice, IByteWideDevice
         _raise();
     }
 
+    /// <summary>What was in a place is gone without the guest's doing: tells it, in the words of a request, that it shall let go. Any thread.</summary>
+    public void Vanish(int place)
+    {
+        Change(() =>
+        {
+            Set(_leaving, place, Test(_present, place));
+            Set(_present, place, false);
+            Set(_arrived, place, false);
+        });
+        _raise();
+    }
+
     /// <summary>Takes back a request that the guest has not been told of yet. Any thread.</summary>
     public void Stay(int place) => Change(() => Set(_leaving, place, false));
 
