@@ -62,6 +62,7 @@ internal static class CloneCommand
                 {
                     return; // it runs the default system or a kernel of the user's, which have none
                 }
+                SnapshotCommands.RemoveUnfinished(source); // they would be in the way of a link and are nobody's
                 if (linked)
                 {
                     MachineDiskClone.LinkAsync(source, clone).GetAwaiter().GetResult();

@@ -91,10 +91,7 @@ internal static class LifeCommands
         }
         try
         {
-            if (new SnapshotStore(machine).Reverting is { } interrupted)
-            {
-                throw new ManagementException($"machine '{machine.Name}' was being brought back to a snapshot and that was interrupted; do it again: lodge snapshot revert {machine.Name} {interrupted}");
-            }
+            new SnapshotStore(machine).RequireWhole();
             MachineDefinition definition = DefinitionDevices.Settle(machine);
             RunOptions options = DefinitionOptions.Read(definition, machine);
             MachineSandbox sandbox = MachineSandbox.Plan(machine, definition, options);

@@ -3,6 +3,7 @@ using System.Globalization;
 using Lodge.Cli.Console;
 using Lodge.Cli.Run;
 using Lodge.Engine;
+using Lodge.Engine.State;
 using Lodge.Machine;
 using Lodge.Machine.Saving;
 using Lodge.Management;
@@ -22,11 +23,13 @@ namespace Lodge.Cli.Machines;
 /// <param name="networks">The machine's network cards.</param>
 /// <param name="options">What the machine was made with.</param>
 /// <param name="devices">Its disks and cards that come and go.</param>
-internal sealed class MachineControl(MachineProcess process, VirtualMachine machine, MachineConsoles consoles, RunDisks disks, RunNetworks networks, RunOptions options, MachineDevices devices)
+/// <param name="clock">Its guest's clock; null when the guest can have no agent.</param>
+internal sealed class MachineControl(MachineProcess process, VirtualMachine machine, MachineConsoles consoles, RunDisks disks, RunNetworks networks, RunOptions options, MachineDevices devices, GuestClock? clock)
 {
     private const long LargestInput = 24 << 20; // 16 MiB, in base64
     private static readonly TimeSpan AgentTime = TimeSpan.FromSeconds(10);
     private readonly Lock _gate = new(), _snapshotGate = devices?.Gate ?? new();
+    private bool _saved; // what would run on now would not be what was saved
 
     /// <summary>The routes.</summary>
     public IReadOnlyList<ControlRoute> Routes =>
@@ -73,7 +76,7 @@ internal sealed class MachineControl(MachineProcess process, VirtualMachine mach
     ];
 
     /// <summary>Method and path of each, as the document has them.</summary>
-    public static IEnumerable<string> RouteNames => new MachineControl(null!, null!, null!, null!, null!, null!, null!).Routes.Select(route => $"{route.Method} {route.Path.Replace("/*", route.Path.StartsWith("/v1/devices", StringComparison.Ordinal) ? "/{name}" : "/{id}", StringComparison.Ordinal)}");
+    public static IEnumerable<string> RouteNames => new MachineControl(null!, null!, null!, null!, null!, null!, null!, null).Routes.Select(route => $"{route.Method} {route.Path.Replace("/*", route.Path.StartsWith("/v1/devices", StringComparison.Ordinal) ? "/{name}" : "/{id}", StringComparison.Ordinal)}");
 
     private static Task<ControlReply> Do(Action action)
     {
@@ -161,11 +164,13 @@ internal sealed class MachineControl(MachineProcess process, VirtualMachine mach
     {
         lock (_gate)
         {
+            RefuseSaved();
             if (process.State == MachineStates.Paused)
             {
                 machine.Resume();
                 process.Tell(MachineStates.Running);
                 process.Record("resumed", null);
+                clock?.SetSoon();
             }
             else if (process.State != MachineStates.Running)
             {
@@ -178,8 +183,17 @@ internal sealed class MachineControl(MachineProcess process, VirtualMachine mach
     {
         lock (_gate)
         {
+            RefuseSaved();
             machine.Reset();
             process.Record("reset", null);
+        }
+    }
+
+    private void RefuseSaved()
+    {
+        if (_saved)
+        {
+            throw new ControlException(409, "it has just been saved, and its process ends");
         }
     }
 
@@ -189,6 +203,7 @@ internal sealed class MachineControl(MachineProcess process, VirtualMachine mach
         lock (_snapshotGate) // one that is being written comes first
             lock (_gate)
             {
+                RefuseSaved();
                 bool ran = process.State == MachineStates.Running;
                 if (!ran && process.State != MachineStates.Paused)
                 {
@@ -200,14 +215,20 @@ internal sealed class MachineControl(MachineProcess process, VirtualMachine mach
                     disks.Flush(); // what the guest has written must be there when it goes on
                     MachineImage.Save(machine, process.Folder.Saved, new SaveOptions { Name = process.Folder.Name, Version = Program.Version });
                 }
-                catch (Exception e) when (e is IOException or DiskException or NotSupportedException or InvalidOperationException)
+                catch (Exception e)
                 {
                     if (ran)
                     {
                         machine.Resume();
+                        clock?.SetSoon();
                     }
-                    throw new ControlException(500, $"it cannot be saved: {e.Message}");
+                    if (e is IOException or DiskException or NotSupportedException or InvalidOperationException or SavedStateException)
+                    {
+                        throw new ControlException(500, $"it cannot be saved: {e.Message}");
+                    }
+                    throw;
                 }
+                _saved = true;
                 process.Record("saved", null);
             }
     }
@@ -217,7 +238,7 @@ internal sealed class MachineControl(MachineProcess process, VirtualMachine mach
         SnapshotRequest wanted = request.Read(SnapshotJson.Default.SnapshotRequest);
         if (!wanted.Freeze)
         {
-            return await Task.Run(Make).ConfigureAwait(false);
+            return await Task.Run(MakeAndSetClock).ConfigureAwait(false);
         }
         if (wanted.Memory)
         {
@@ -232,6 +253,22 @@ internal sealed class MachineControl(MachineProcess process, VirtualMachine mach
         finally
         {
             await agent.ThawAsync(CancellationToken.None).ConfigureAwait(false);
+            clock?.SetSoon();
+        }
+
+        ControlReply MakeAndSetClock()
+        {
+            try
+            {
+                return Make();
+            }
+            finally
+            {
+                if (process.State == MachineStates.Running)
+                {
+                    clock?.SetSoon(); // it stood for a moment, and many moments are a while
+                }
+            }
         }
 
         ControlReply Make() => ControlReply.Of(Snapshots(maker => maker.Create(wanted)), SnapshotJson.Default.SnapshotRecord);

@@ -24,9 +24,6 @@ internal sealed class MachineProcess
     // How long the guest has to turn its power off when the process is asked to end (SIGTERM, as the host's shutdown sends it).
     private static readonly TimeSpan TerminationTime = TimeSpan.FromSeconds(60);
 
-    // How long a guest that goes on may take to answer before its clock is left to itself.
-    private static readonly TimeSpan ClockTime = TimeSpan.FromMinutes(1);
-
     private readonly MachineFolder _folder;
     private readonly MachineDefinition _definition;
     private readonly MachineJournal _journal;
@@ -141,7 +138,8 @@ internal sealed class MachineProcess
         machine.Completion.ContinueWith(_ => _end.Finish(_commandStatus ?? ExitStatus.PowerOff, null), TaskScheduler.Default);
         using PosixSignalRegistration termination = PosixSignalRegistration.Create(PosixSignal.SIGTERM, context => Terminate(context, machine));
         MachineDevices devices = new(this, machine, disks, networks, options) { Gate = new Lock(), Internet = _seal is null or { Internet: true } };
-        MachineControl control = new(this, machine, consoles, disks, networks, options, devices);
+        GuestClock? clock = consoles.Agent is { } agent ? new GuestClock(agent) : null;
+        MachineControl control = new(this, machine, consoles, disks, networks, options, devices, clock);
         using ControlServer server = new(_folder.ControlSocket, control.Routes);
         _seal?.Apply(_folder.Work);
         if (_probe is not null)
@@ -150,14 +148,15 @@ internal sealed class MachineProcess
             report.Started();
             return new RunOutcome(ExitStatus.PowerOff, "probed");
         }
+        new SnapshotMaker(_folder, disks, machine).RemoveUnfinished();
         saved?.Forget();
         machine.Start();
         Tell(MachineStates.Running);
         Record(saved is null ? "started" : "restored", null);
         report.Started();
-        if (saved is not null && consoles.Agent is { } agent)
+        if (saved is not null)
         {
-            _ = SetClockAsync(agent);
+            clock?.SetSoon();
         }
         using FreshIdentity? identity = FreshIdentity.Begin(_folder, _definition.Id, consoles.Agent, () => State == MachineStates.Running, Record);
         RunOutcome outcome = _end.Wait(null);
@@ -230,20 +229,6 @@ internal sealed class MachineProcess
             && nint.TryParse(word.AsSpan(name.Length), NumberStyles.None, CultureInfo.InvariantCulture, out nint descriptor)
             ? new SafeFileHandle(descriptor, ownsHandle: true)
             : null;
-
-    /// <summary>The clock of a guest that was saved stood still; its agent sets it. A guest without one has to look at its real-time clock itself.</summary>
-    private static async Task SetClockAsync(GuestAgentClient agent)
-    {
-        try
-        {
-            await agent.SynchronizeAsync(ClockTime).ConfigureAwait(false);
-            await agent.SetTimeAsync(DateTimeOffset.UtcNow).ConfigureAwait(false);
-        }
-        catch (GuestAgentException e)
-        {
-            HostFile.Error($"lodge: the guest's clock was not set: {e.Message}");
-        }
-    }
 
     private void CommandEnded(int status)
     {

@@ -125,7 +125,7 @@ internal static class SnapshotCommands
                     store.BeginRevert(chosen.Id);
                     SavedGuest.Forget(folder);
                     disks.ApplySnapshot(SnapshotStore.Tag(chosen.Id));
-                    store.EndRevert(chosen.Id);
+                    store.EndRevert(chosen);
                     return true;
                 });
                 if (chosen.Memory || ran)
@@ -175,10 +175,29 @@ internal static class SnapshotCommands
         return Stopped(folder, (maker, _) => stopped(maker));
     });
 
+    /// <summary>Removes what is left of snapshots of a machine that were not finished; it does not run, and its locks are held.</summary>
+    /// <exception cref="ManagementException">A disk refuses.</exception>
+    public static void RemoveUnfinished(MachineFolder folder)
+    {
+        if (new SnapshotStore(folder).Unfinished().Count != 0)
+        {
+            WithDisks(folder, static (maker, _) =>
+            {
+                maker.RemoveUnfinished();
+                return true;
+            });
+        }
+    }
+
     /// <summary>Opens the disks of a machine that does not run, so that it cannot be started meanwhile.</summary>
     private static T Stopped<T>(MachineFolder folder, Func<SnapshotMaker, RunDisks, T> action)
     {
         using SafeFileHandle still = folder.TryRun() ?? throw new ManagementException($"machine '{folder.Name}' has just been started");
+        return WithDisks(folder, action);
+    }
+
+    private static T WithDisks<T>(MachineFolder folder, Func<SnapshotMaker, RunDisks, T> action)
+    {
         MachineDefinition definition = folder.ReadDefinition(out string? problem) ?? throw new ManagementException($"machine '{folder.Name}' cannot be used: {problem}");
         string here = Directory.GetCurrentDirectory();
         try

@@ -1,4 +1,5 @@
 using Lodge.Cli.Run;
+using Lodge.Engine.State;
 using Lodge.Machine;
 using Lodge.Machine.Saving;
 using Lodge.Management;
@@ -19,6 +20,7 @@ internal sealed class SnapshotMaker(MachineFolder folder, RunDisks disks, Virtua
     /// <exception cref="ManagementException">It cannot be made; nothing is left of it.</exception>
     public SnapshotRecord Create(SnapshotRequest wanted) => Try("made", () =>
     {
+        _store.RequireWhole();
         disks.RequireSnapshots();
         RemoveUnfinished();
         SnapshotRecord snapshot = _store.Begin(wanted);
@@ -69,6 +71,7 @@ internal sealed class SnapshotMaker(MachineFolder folder, RunDisks disks, Virtua
     /// <exception cref="ManagementException">It is not there, or cannot be removed.</exception>
     public void Remove(string nameOrId) => Try("removed", () =>
     {
+        _store.RequireWhole();
         _store.Forget(_store.Find(nameOrId));
         RemoveUnfinished();
         return true;
@@ -100,7 +103,7 @@ internal sealed class SnapshotMaker(MachineFolder folder, RunDisks disks, Virtua
         {
             return action();
         }
-        catch (Exception e) when (e is IOException or UnauthorizedAccessException or DiskException or NotSupportedException or InvalidOperationException or LodgeException)
+        catch (Exception e) when (e is IOException or UnauthorizedAccessException or DiskException or NotSupportedException or InvalidOperationException or LodgeException or SavedStateException)
         {
             throw new ManagementException($"the snapshot cannot be {done}: {e.Message}", e);
         }

@@ -33,7 +33,7 @@ internal sealed partial class LocalApic
             Put(ApicRegister.LocalVectorTable + ((uint)i * 16), _lvt[i]);
         }
         Put(ApicRegister.InitialCount, _initialCount);
-        Put(ApicRegister.CurrentCount, CurrentCount);
+        Put(ApicRegister.CurrentCount, SavedCount());
         Put(ApicRegister.DivideConfiguration, _divideConfiguration);
         state.LocalApic = page;
         state.Cr8 = TaskPriority;
@@ -85,6 +85,15 @@ internal sealed partial class LocalApic
         _paravirtualEoiPending = false;
         UpdateMemoryBase();
         _vcpu.NotifyInterrupt();
+    }
+
+    // A one-shot count that has reached its end and whose interrupt has not been sent yet, as time was stopped in between, ends a tick after the restore: 0 says that it was sent.
+    private uint SavedCount()
+    {
+        lock (_timerGate)
+        {
+            return TimerMode == TimerModes.OneShot && _expiry is not null ? Math.Max(1, CountAt(Now)) : CurrentCount;
+        }
     }
 
     private void RestoreTimer(uint initial, uint current, uint divide, ulong deadline)

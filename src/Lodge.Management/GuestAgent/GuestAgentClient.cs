@@ -42,6 +42,13 @@ public sealed partial class GuestAgentClient(Stream stream, TimeSpan? answerTime
         return [.. interfaces.Where(one => one?.Name is not null).Select(one => one with { Addresses = [.. (one.Addresses ?? []).Where(address => address?.Address is not null)] })];
     }
 
+    /// <summary>What the guest's clock says (<c>guest-get-time</c>).</summary>
+    public async Task<DateTimeOffset> GetTimeAsync(CancellationToken cancellation = default)
+    {
+        long nanoseconds = await NumberAsync("guest-get-time", _time, cancellation).ConfigureAwait(false);
+        return nanoseconds >= 0 ? DateTimeOffset.UnixEpoch.AddTicks(nanoseconds / 100) : DateTimeOffset.UnixEpoch; // up to the year 2262
+    }
+
     /// <summary>Sets the guest's clock (<c>guest-set-time</c>).</summary>
     /// <param name="time">The time; null: what the machine's real-time clock says.</param>
     /// <param name="cancellation">Gives up.</param>

@@ -80,7 +80,13 @@ public static class MachineDiskClone
     {
         IReadOnlyList<ChainLink> chain = await ImageChain.ListAsync(source.Disk, ReadOnly, parents: true).ConfigureAwait(false);
         ImageInformation disk = chain[0].Information;
-        if (disk.Snapshots.Count != 0 || new SnapshotStore(source).List().Count != 0)
+        bool known = new SnapshotStore(source).List().Count != 0;
+        if (!known && disk.Snapshots.Count != 0)
+        {
+            throw new ManagementException(
+                $"the disk of machine '{source.Name}' has snapshots that 'lodge snapshot' did not make ({string.Join(", ", disk.Snapshots.Select(one => one.Name).Take(4))}), which a linked clone would bury: clone it without --linked");
+        }
+        if (known)
         {
             throw new ManagementException($"machine '{source.Name}' has snapshots, which a linked clone would bury: clone it without --linked, or remove them");
         }

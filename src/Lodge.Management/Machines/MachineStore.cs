@@ -123,10 +123,7 @@ public sealed class MachineStore(string folder)
         RefuseTaken(At(MachineName.Check(newName)));
         using SafeFileHandle still = machine.TryRun() ?? throw new ManagementException($"machine '{name}' runs; stop it first: lodge stop {name}");
         MachineDefinition definition = machine.ReadDefinition(out string? problem) ?? throw new ManagementException($"machine '{name}' cannot be used: {problem}");
-        if (new SnapshotStore(machine).Reverting is { } interrupted)
-        {
-            throw new ManagementException($"machine '{name}' was being brought back to a snapshot and that was interrupted; do it again: lodge snapshot revert {name} {interrupted}");
-        }
+        new SnapshotStore(machine).RequireWhole();
         MachineDiskClone.RemoveLeftovers(machine);
         MachineDefinition made = define(definition) with { Id = Guid.NewGuid(), Created = DateTimeOffset.Now, ClonedFrom = definition.Id, Autostart = false, Temporary = false };
         MachineFolder clone = Create(newName, made, folder => fill(machine, folder));

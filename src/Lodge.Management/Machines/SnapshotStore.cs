@@ -34,6 +34,9 @@ public sealed record SnapshotRecord
     /// <summary>Bytes of the file that has it.</summary>
     public long MemoryBytes { get; init; }
 
+    /// <summary>Whether its guest is a clone's that has not made an identity of its own yet.</summary>
+    public bool FreshIdentity { get; init; }
+
     /// <summary>How long the guest was held, in milliseconds.</summary>
     public double Pause { get; init; }
 }
@@ -108,8 +111,15 @@ public sealed class SnapshotStore(MachineFolder machine)
         }
         string? parent = Current;
         RequireOwnFolder();
+        bool first = !Directory.Exists(machine.Snapshots);
         Directory.CreateDirectory(FolderOf(id), UnixFileMode.UserRead | UnixFileMode.UserWrite | UnixFileMode.UserExecute);
-        return new SnapshotRecord { Id = id, Name = name, Description = wanted.Description, Parent = parent, Time = DateTimeOffset.Now };
+        // Durable before the disks have anything of it: what is left when the host goes down is found by it.
+        AtomicFile.SyncFolder(machine.Snapshots);
+        if (first)
+        {
+            AtomicFile.SyncFolder(machine.Work);
+        }
+        return new SnapshotRecord { Id = id, Name = name, Description = wanted.Description, Parent = parent, Time = DateTimeOffset.Now, FreshIdentity = File.Exists(machine.FreshIdentity) };
     }
 
     /// <summary>Makes it one that counts.</summary>
@@ -132,11 +142,29 @@ public sealed class SnapshotStore(MachineFolder machine)
 
     /// <summary>Notes that they were.</summary>
     /// <exception cref="IOException">The host refuses.</exception>
-    public void EndRevert(string id)
+    public void EndRevert(SnapshotRecord snapshot)
     {
-        AtomicFile.Write(CurrentFile, id);
+        if (snapshot.FreshIdentity)
+        {
+            AtomicFile.Write(machine.FreshIdentity, ""); // the identity that its guest made since is gone
+        }
+        else
+        {
+            File.Delete(machine.FreshIdentity);
+        }
+        AtomicFile.Write(CurrentFile, snapshot.Id);
         File.Delete(RevertingFile);
         AtomicFile.SyncFolder(machine.Snapshots);
+    }
+
+    /// <summary>Refuses while the disks are half at a snapshot, or wholly and nobody knows.</summary>
+    /// <exception cref="ManagementException">That was interrupted.</exception>
+    public void RequireWhole()
+    {
+        if (Reverting is { } interrupted)
+        {
+            throw new ManagementException($"machine '{machine.Name}' was being brought back to a snapshot and that was interrupted; do it again: lodge snapshot revert {machine.Name} {interrupted}");
+        }
     }
 
     /// <summary>Makes it one that does not count any more; those that came of it come of its parent.</summary>

@@ -126,6 +126,8 @@ public sealed class Rtc : IDevice, IByteWideDevice
             _running = false;
             _periodicTimer.Cancel();
             _updateTimer.Cancel();
+            FindFlags();
+            UpdateInterrupt(); // what is saved has a flag with its interrupt, and with the alarm that others are told of
             Store();
         }
     }
@@ -154,7 +156,6 @@ public sealed class Rtc : IDevice, IByteWideDevice
     {
         lock (_gate)
         {
-            FindFlags();
             writer.Nested(1, new RtcState { Cmos = [.. _cmos], OffsetTicks = _offset, HaltedTicks = _halted, Index = _index, Flags = _flags });
         }
     }
