@@ -30,7 +30,7 @@ public sealed partial class SavedMachineKillTests : IDisposable
     [Fact]
     public void WhateverIsKilledWhatTheGuestHadWrittenIsThereAndEverythingUsable()
     {
-        int rounds = int.TryParse(Environment.GetEnvironmentVariable("LODGE_KILL_ROUNDS"), out int asked) ? asked : 8;
+        int rounds = int.TryParse(Environment.GetEnvironmentVariable("LODGE_KILL_ROUNDS"), out int asked) ? asked : 2;
         int seed = int.TryParse(Environment.GetEnvironmentVariable("LODGE_SEED"), out int given) ? given : Environment.TickCount;
         Random random = new(seed);
         string disk = Path.Combine(_store.Data, "disk.qcow2"), work = Path.Combine(_store.Of(Name), "work");
