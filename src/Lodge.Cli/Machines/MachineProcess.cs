@@ -148,7 +148,7 @@ internal sealed class MachineProcess
             report.Started();
             return new RunOutcome(ExitStatus.PowerOff, "probed");
         }
-        new SnapshotMaker(_folder, disks, machine).RemoveUnfinished();
+        RemoveUnfinished(disks, machine);
         saved?.Forget();
         machine.Start();
         Tell(MachineStates.Running);
@@ -229,6 +229,19 @@ internal sealed class MachineProcess
             && nint.TryParse(word.AsSpan(name.Length), NumberStyles.None, CultureInfo.InvariantCulture, out nint descriptor)
             ? new SafeFileHandle(descriptor, ownsHandle: true)
             : null;
+
+    /// <summary>What a snapshot has left that was interrupted is in nobody's way: where it cannot be removed the machine starts nevertheless.</summary>
+    private void RemoveUnfinished(RunDisks disks, VirtualMachine machine)
+    {
+        try
+        {
+            new SnapshotMaker(_folder, disks, machine).RemoveUnfinished();
+        }
+        catch (Exception e) when (e is DiskException or IOException or UnauthorizedAccessException)
+        {
+            HostFile.Error($"lodge: what is left of a snapshot that was interrupted cannot be removed: {e.Message}");
+        }
+    }
 
     private void CommandEnded(int status)
     {

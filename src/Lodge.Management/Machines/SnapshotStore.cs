@@ -83,8 +83,8 @@ public sealed class SnapshotStore(MachineFolder machine)
     /// <summary>All snapshots, oldest first.</summary>
     public IReadOnlyList<SnapshotRecord> List() => [.. Folders().Select(Read).OfType<SnapshotRecord>().OrderBy(static s => s.Time).ThenBy(static s => s.Id, StringComparer.Ordinal)];
 
-    /// <summary>Identities of those that were not finished.</summary>
-    public IReadOnlyList<string> Unfinished() => [.. Folders().Where(id => Read(id) is null)];
+    /// <summary>Identities of those that were not finished. One whose record cannot be understood is not among them: another Lodge may.</summary>
+    public IReadOnlyList<string> Unfinished() => [.. Folders().Where(id => !File.Exists(RecordOf(id)))];
 
     /// <summary>Finds one by name or identity.</summary>
     /// <exception cref="ManagementException">There is none.</exception>
