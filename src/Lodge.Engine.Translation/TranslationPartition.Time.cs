@@ -52,7 +52,7 @@ internal sealed partial class TranslationPartition
         return reference.HostTimestamp + (ulong)Ticks(Options.Clock.Now - reference.MachineTime);
     }
 
-    private long Ticks(long nanoseconds) => (long)((Int128)nanoseconds * TimestampFrequency / 1_000_000_000);
+    private long Ticks(long nanoseconds) => TickScale.Truncated(nanoseconds, TimestampFrequency, 1_000_000_000);
 
     /// <summary>Wall time in nanoseconds since 1970 at which the machine's time was zero.</summary>
     internal long WallClockAtZero() => ((DateTime.UtcNow - DateTime.UnixEpoch).Ticks * 100) - Options.Clock.Now;

@@ -190,9 +190,7 @@ internal sealed partial class LocalApic
         {
             return 0;
         }
-        UInt128 frequency = (ulong)Math.Max(1, _partition.TimestampFrequency);
-        UInt128 wait = (((UInt128)(deadline - tsc) * 1_000_000_000) + frequency - 1) / frequency;
-        return (long)UInt128.Min(wait, long.MaxValue);
+        return (long)Math.Min(TickScale.Ceiling(deadline - tsc, 1_000_000_000, (ulong)Math.Max(1, _partition.TimestampFrequency)), long.MaxValue);
     }
 
     private static long Saturate(long now, long wait) => wait > long.MaxValue - now ? long.MaxValue : now + wait;

@@ -20,11 +20,18 @@ internal sealed unsafe partial class Vcpu
     [
         Msr.Tsc, Msr.TscAdjust, Msr.SpecCtrl, Msr.SysenterCs, Msr.SysenterEsp, Msr.SysenterEip, Msr.McgStatus, Msr.MiscEnable, Msr.Pat, Msr.MtrrDefType, Msr.Efer, Msr.Star, Msr.Lstar,
         Msr.Cstar, Msr.Fmask, Msr.KernelGsBase, Msr.TscAux, Msr.KvmWallClockNew, Msr.KvmSystemTimeNew, Msr.KvmEoiEnable, Msr.AmdVirtualSpecCtrl,
-        .. Enumerable.Range((int)Msr.MtrrPhysBase0, 16).Select(i => (uint)i), .. FixedMtrrs(),
+        .. From(Msr.MtrrPhysBase0, 16), Msr.MtrrFix64K00000, Msr.MtrrFix16K80000, Msr.MtrrFix16KA0000, .. From(Msr.MtrrFix4KC0000, 8),
     ];
 
-    private static IEnumerable<uint> FixedMtrrs() =>
-        [Msr.MtrrFix64K00000, Msr.MtrrFix16K80000, Msr.MtrrFix16KA0000, .. Enumerable.Range((int)Msr.MtrrFix4KC0000, 8).Select(i => (uint)i)];
+    private static uint[] From(uint first, int count)
+    {
+        uint[] registers = new uint[count];
+        for (int i = 0; i < count; i++)
+        {
+            registers[i] = first + (uint)i;
+        }
+        return registers;
+    }
 
     private void ExecuteRdmsr()
     {

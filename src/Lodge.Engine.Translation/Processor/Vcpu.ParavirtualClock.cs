@@ -1,4 +1,5 @@
 using System.Buffers.Binary;
+using Lodge.Engine.Time;
 
 namespace Lodge.Engine.Translation.Processor;
 
@@ -97,9 +98,9 @@ internal sealed unsafe partial class Vcpu
             factor *= 2;
             shift--;
         }
-        UInt128 numerator = (UInt128)1_000_000_000 << 32;
-        UInt128 multiplier = shift >= 0 ? numerator / ((UInt128)frequency << shift) : (numerator << -shift) / (UInt128)frequency;
-        return ((uint)UInt128.Min(multiplier, uint.MaxValue), (sbyte)shift);
+        const ulong Numerator = 1_000_000_000UL << 32;
+        ulong multiplier = shift >= 0 ? Numerator / ((ulong)frequency << shift) : TickScale.Truncated(Numerator, 1UL << -shift, (ulong)frequency);
+        return ((uint)Math.Min(multiplier, uint.MaxValue), (sbyte)shift);
     }
 
     // VMCALL and VMMCALL. No hypercall is advertised, and one that is unknown says so.

@@ -95,7 +95,12 @@ internal sealed class CpuCatalog
         Text = text;
         IsAmd = amd;
         Signature = signature;
-        Features = new CpuFeatureSet(features.SelectMany(f => f));
+        List<CpuFeature> all = [];
+        foreach (CpuFeature[] step in features)
+        {
+            all.AddRange(step);
+        }
+        Features = new CpuFeatureSet(all);
     }
 
     /// <summary>All of them, older ones first.</summary>

@@ -114,7 +114,11 @@ public sealed partial class CpuModel
     }
 
     /// <summary>Whether a guest whose time stamp counter ran at one frequency may go on at another without scaling.</summary>
-    public static bool IsCloseEnough(long frequency, long other) => (Int128)Math.Abs(frequency - other) * 1_000_000 <= (Int128)frequency * TimestampTolerance;
+    public static bool IsCloseEnough(long frequency, long other)
+    {
+        ulong high = Math.BigMul((ulong)Math.Abs(frequency - other), 1_000_000, out ulong low), most = Math.BigMul((ulong)frequency, TimestampTolerance, out ulong lowest);
+        return high < most || (high == most && low <= lowest);
+    }
 
     // Names come out of a file.
     // Loops, as every machine that starts comes here: queries over numbers are compiled at each start.

@@ -52,7 +52,12 @@ public sealed record CpuModelState : ISavedState<CpuModelState>
         writer.UInt64(4, (ulong)PhysicalBits);
         writer.UInt64(5, (ulong)Features.Count);
         writer.UInt64Array(6, [.. Features.Select(f => (ulong)f)]);
-        writer.UInt64Array(7, [.. Enumerable.Range(0, Components).Select(i => i < ComponentOffsets.Count ? (ulong)ComponentOffsets[i] : 0)]);
+        ulong[] offsets = new ulong[Components];
+        for (int i = 0; i < Components && i < ComponentOffsets.Count; i++)
+        {
+            offsets[i] = (ulong)ComponentOffsets[i];
+        }
+        writer.UInt64Array(7, offsets);
         ulong[] leaves = new ulong[LeafValues];
         for (int i = 0; i < Leaves.Count && i < LeafValues / 4; i++)
         {

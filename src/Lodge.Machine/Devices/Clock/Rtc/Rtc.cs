@@ -247,8 +247,12 @@ public sealed class Rtc : IDevice, IByteWideDevice
     private static bool IsTime(int register) => register is RtcRegister.Seconds or RtcRegister.Minutes or RtcRegister.Hours
         or RtcRegister.DayOfWeek or RtcRegister.DayOfMonth or RtcRegister.Month or RtcRegister.Year or RtcRegister.Century;
 
-    private static long Bounded(long ticks, long offset) =>
-        (long)Int128.Clamp((Int128)ticks + offset, TimeSpan.TicksPerDay, DateTime.MaxValue.Ticks - TimeSpan.TicksPerDay);
+    private static long Bounded(long ticks, long offset)
+    {
+        long sum = unchecked(ticks + offset);
+        bool overflows = ((ticks ^ sum) & (offset ^ sum)) < 0;
+        return Math.Clamp(!overflows ? sum : offset < 0 ? long.MinValue : long.MaxValue, TimeSpan.TicksPerDay, DateTime.MaxValue.Ticks - TimeSpan.TicksPerDay);
+    }
 
     private void RefreshTime()
     {
@@ -297,7 +301,7 @@ public sealed class Rtc : IDevice, IByteWideDevice
     private long CurrentPeriod()
     {
         long period = Period();
-        return period == 0 ? 0 : (long)((Int128)_timers.Clock.Now * BaseFrequency / 1_000_000_000 / period);
+        return period == 0 ? 0 : TickScale.Truncated(_timers.Clock.Now, BaseFrequency, 1_000_000_000) / period;
     }
 
     /// <summary>Sets the flags of all that happened since the last look.</summary>
@@ -353,8 +357,8 @@ public sealed class Rtc : IDevice, IByteWideDevice
             _periodicTimer.Cancel();
             return;
         }
-        Int128 next = ((Int128)CurrentPeriod() + 1) * period;
-        _periodicTimer.Arm((long)(((next * 1_000_000_000) + BaseFrequency - 1) / BaseFrequency));
+        ulong next = (ulong)((CurrentPeriod() + 1) * period);
+        _periodicTimer.Arm((long)Math.Min(TickScale.Ceiling(next, 1_000_000_000, BaseFrequency), long.MaxValue));
     }
 
     private void ArmUpdate()

@@ -149,7 +149,7 @@ public sealed class AcpiPowerManagement : IDevice
     /// <inheritdoc/>
     public void Restore(StateReader reader) => Apply(reader.Nested(1, new AcpiPowerManagementState()));
 
-    private static ulong Ticks(long nanoseconds) => (ulong)((Int128)nanoseconds * TimerFrequency / 1_000_000_000);
+    private static ulong Ticks(long nanoseconds) => TickScale.Truncated((ulong)nanoseconds, TimerFrequency, 1_000_000_000);
 
     private ulong Toggles() => Ticks(_timers.Clock.Now) >> 31;
 
@@ -197,8 +197,7 @@ public sealed class AcpiPowerManagement : IDevice
             _toggleTimer.Cancel();
             return;
         }
-        Int128 next = ((Int128)Toggles() + 1) << 31;
-        _toggleTimer.Arm((long)(((next * 1_000_000_000) + TimerFrequency - 1) / TimerFrequency));
+        _toggleTimer.Arm((long)Math.Min(TickScale.Ceiling((Toggles() + 1) << 31, 1_000_000_000, TimerFrequency), long.MaxValue));
     }
 
     private void UpdateInterrupt() =>

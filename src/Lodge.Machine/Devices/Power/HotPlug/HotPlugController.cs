@@ -237,7 +237,15 @@ public sealed class HotPlugController : IDevice, IByteWideDevice
     {
         lock (_gate)
         {
-            return [.. Enumerable.Range(0, _configuration.Places).Where(place => (bitmap[place / 8] & (1 << (place % 8))) != 0)];
+            List<int> places = [];
+            for (int place = 0; place < _configuration.Places; place++)
+            {
+                if ((bitmap[place / 8] & (1 << (place % 8))) != 0)
+                {
+                    places.Add(place);
+                }
+            }
+            return places;
         }
     }
 }

@@ -421,8 +421,10 @@ public sealed class Hpet : IDevice, IIoHandler
         ulong steps = ((ulong)(now - timer.MatchTick) / step) + 1;
         ulong distance = unchecked(steps * step);
         timer.Comparator = unchecked(timer.Comparator + distance) & Mask(timer);
-        UInt128 match = (UInt128)(ulong)timer.MatchTick + ((UInt128)steps * step);
-        timer.MatchTick = match < HpetTimerState.Never ? (long)match : HpetTimerState.Never;
+        ulong beyond = Math.BigMul(steps, step, out ulong match);
+        match += (ulong)timer.MatchTick;
+        bool wrapped = match < (ulong)timer.MatchTick;
+        timer.MatchTick = beyond == 0 && !wrapped && match < HpetTimerState.Never ? (long)match : HpetTimerState.Never;
     }
 
     private void Fire(int index, HpetTimerState timer, long now)

@@ -136,13 +136,9 @@ public sealed class Pit8254 : IDevice
     }
 
     /// <summary>Ticks of the input clock since machine time 0.</summary>
-    private long Now() => (long)((UInt128)(ulong)Math.Max(0, _clock.Now) * Frequency / 1_000_000_000);
+    private long Now() => TickScale.Truncated(Math.Max(0, _clock.Now), Frequency, 1_000_000_000);
 
-    private static long Nanoseconds(long tick)
-    {
-        UInt128 time = (((UInt128)(ulong)tick * 1_000_000_000) + (Frequency - 1)) / Frequency;
-        return time < long.MaxValue ? (long)time : long.MaxValue;
-    }
+    private static long Nanoseconds(long tick) => (long)Math.Min(TickScale.Ceiling((ulong)tick, 1_000_000_000, Frequency), long.MaxValue);
 
     /// <summary>Brings IRQ 0 and the host timer up to date. Under the lock.</summary>
     private void Update(long now)
