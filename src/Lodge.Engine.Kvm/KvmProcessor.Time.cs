@@ -8,7 +8,7 @@ internal sealed unsafe partial class KvmProcessor
 {
     private const uint TimestampCounterMsr = 0x10, DeadlineMsr = 0x6E0;
     private const int LocalVectorTimer = 0x320, InitialCount = 0x380, CurrentCount = 0x390;
-    private const uint TimerPeriodic = 1 << 17;
+    private const uint TimerPeriodic = 1 << 17, TimerModes = 3 << 17, TimerMasked = 1 << 16;
     private HeldTime? _heldTime;
 
     /// <summary>Notes where the clocks stand, and disarms the timer. No message reaches the local APIC meanwhile.</summary>
@@ -24,9 +24,16 @@ internal sealed unsafe partial class KvmProcessor
         {
             timestamp = instant + offset;
         }
-        _handle.TryGetMsr(DeadlineMsr, out ulong deadline);
         Span<byte> apic = stackalloc byte[1024];
         _handle.GetLocalApic(apic);
+        if (MayHaveRunOut(apic))
+        {
+            // The kernel notes that a timer ran out, and puts the interrupt into the local APIC's registers when the processor is entered next.
+            Volatile.Write(ref _handle.Run->ImmediateExit, 0);
+            _handle.EnterAndLeave();
+            _handle.GetLocalApic(apic);
+        }
+        _handle.TryGetMsr(DeadlineMsr, out ulong deadline);
         Hold(timestamp, deadline, apic);
     }
 
@@ -65,6 +72,14 @@ internal sealed unsafe partial class KvmProcessor
             SetCounts(apic, held.InitialCount, held.CurrentCount);
             _handle.SetLocalApic(apic);
         }
+    }
+
+    // Of a deadline the kernel keeps the MSR until the interrupt is in the registers, and a deadline in the past is due at once wherever it goes on.
+    private static bool MayHaveRunOut(ReadOnlySpan<byte> apic)
+    {
+        uint entry = BinaryPrimitives.ReadUInt32LittleEndian(apic[LocalVectorTimer..]), modes = entry & TimerModes;
+        return BinaryPrimitives.ReadUInt32LittleEndian(apic[InitialCount..]) != 0 && (entry & TimerMasked) == 0
+            && (modes == TimerPeriodic || (modes == 0 && BinaryPrimitives.ReadUInt32LittleEndian(apic[CurrentCount..]) == 0));
     }
 
     private void Hold(ulong timestamp, ulong deadline, Span<byte> apic)

@@ -32,6 +32,9 @@ public sealed class ExchangeTests
 
         public bool Ended { get; private set; }
 
+        /// <summary>Milliseconds that the first stop takes.</summary>
+        public int Delay { get; set; }
+
         public void ReadPort(ushort port, Span<byte> data) => data.Fill(0xFF);
 
         public void WritePort(ushort port, ReadOnlySpan<byte> data)
@@ -45,6 +48,8 @@ public sealed class ExchangeTests
             if (address == EndAddress || (address == StopAddress && Stops))
             {
                 Ended |= address == EndAddress;
+                Thread.Sleep(Delay);
+                Delay = 0;
                 Processor!.Stop();
             }
         }
@@ -67,7 +72,20 @@ public sealed class ExchangeTests
         Assert.Equal(expected, Run(ring, engines));
     }
 
-    private static Result Run(int ring, params string[] engines)
+    /// <summary>The timer runs out while the processor is outside of the guest, and it does not get back in before it is saved.</summary>
+    [Theory]
+    [InlineData("kvm", "translate")]
+    [InlineData("kvm", "kvm")]
+    [InlineData("translate", "kvm")]
+    public void A_timer_that_runs_out_outside_of_the_guest_is_not_lost(params string[] engines)
+    {
+        Assert.SkipWhen(KvmEngine.Unusable() is not null, KvmEngine.Unusable() ?? "");
+        Assert.Equal(Run(0, "translate"), RunSlowly(0, (int)(TimerCount / 1_000_000) + 50, engines));
+    }
+
+    private static Result Run(int ring, params string[] engines) => RunSlowly(ring, 0, engines);
+
+    private static Result RunSlowly(int ring, int delay, params string[] engines)
     {
         byte[] ram = new byte[Size];
         byte[]? saved = null;
@@ -77,7 +95,7 @@ public sealed class ExchangeTests
             bool last = leg == engines.Length - 1;
             using var memory = new GuestMemory(Size);
             var clock = new MachineClock();
-            var bus = new Bus { Stops = !last };
+            var bus = new Bus { Stops = !last, Delay = leg == 0 ? delay : 0 };
             IEngine engine = engines[leg] == "kvm" ? new KvmEngine() : new TranslationEngine();
             CpuModel model = CommonModel.Create(CpuModelName.V1, engine);
             using Partition partition = engine.CreatePartition(new PartitionOptions(1, model, memory, bus, clock));

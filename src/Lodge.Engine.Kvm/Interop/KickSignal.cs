@@ -10,6 +10,8 @@ internal static unsafe class KickSignal
     /// <summary>A real-time signal that neither the C library (32, 33) nor .NET (34) uses.</summary>
     private const int Number = 44;
 
+    private const int SetBytes = 128, Block = 0, SetMask = 2; // sigset_t of the C library; SIG_BLOCK, SIG_SETMASK
+
     private static readonly Lock s_gate = new();
     private static bool s_installed;
 
@@ -36,6 +38,30 @@ internal static unsafe class KickSignal
 
     /// <summary>Sends the signal to a thread of this process.</summary>
     public static void Send(int thread) => _ = Libc.tgkill(Environment.ProcessId, thread, Number);
+
+    /// <summary>The signal as a bit of the kernel's set.</summary>
+    public static ulong Bit => 1UL << (Number - 1);
+
+    /// <summary>Does something while the signal waits for the calling thread, which holds it back.</summary>
+    public static void WhilePending(Action action)
+    {
+        byte* own = stackalloc byte[SetBytes], old = stackalloc byte[SetBytes];
+        new Span<byte>(own, SetBytes).Clear();
+        *(ulong*)own = Bit;
+        if (Libc.pthread_sigmask(Block, own, old) != 0)
+        {
+            return;
+        }
+        try
+        {
+            Send(Libc.gettid());
+            action();
+        }
+        finally
+        {
+            _ = Libc.pthread_sigmask(SetMask, old, null); // it is delivered now
+        }
+    }
 
     // One RET in memory of its own, written before it is made executable.
     private static byte* Handler()

@@ -33,6 +33,27 @@ internal sealed unsafe partial class KvmProcessorHandle : IDisposable
     /// <summary>KVM_RUN (4.10). Returns 0, or the error number: EINTR after a signal or <see cref="KvmRun.ImmediateExit"/>.</summary>
     public int Enter() => Libc.Ioctl(_fd, KvmIoctl.KVM_RUN, 0) >= 0 ? 0 : Marshal.GetLastSystemError();
 
+    /// <summary>
+    /// Goes to the guest's door and back: KVM_RUN with a signal waiting, which the kernel sees before the first instruction and after what it does for a processor on its way in. An access that it last exited
+    /// for is completed.
+    /// </summary>
+    public void EnterAndLeave()
+    {
+        // struct kvm_signal_mask (4.8): length, set; blocked during KVM_RUN is all but the one.
+        byte* mask = stackalloc byte[12];
+        *(uint*)mask = 8;
+        *(ulong*)(mask + 4) = ~KickSignal.Bit;
+        Call(KvmIoctl.KVM_SET_SIGNAL_MASK, mask, nameof(KvmIoctl.KVM_SET_SIGNAL_MASK));
+        try
+        {
+            KickSignal.WhilePending(() => Enter());
+        }
+        finally
+        {
+            Call(KvmIoctl.KVM_SET_SIGNAL_MASK, null, nameof(KvmIoctl.KVM_SET_SIGNAL_MASK));
+        }
+    }
+
     /// <summary>The processor's dirty ring (8.29), <paramref name="bytes"/> long, 64 pages into the descriptor.</summary>
     public KvmDirtyGfn* MapDirtyRing(nuint bytes)
     {

@@ -59,4 +59,8 @@ internal static unsafe partial class Libc
 
     [LibraryImport("libc", SetLastError = true)]
     public static partial int sigaction(int signal, byte* action, byte* old);
+
+    /// <summary>Sets are of 128 bytes. Returns the error number.</summary>
+    [LibraryImport("libc")]
+    public static partial int pthread_sigmask(int how, byte* set, byte* old);
 }
