@@ -11,7 +11,7 @@ namespace Lodge.Engine.Kvm.Probing;
 public static class KvmProbe
 {
     // The second is for hosts that were busy: each program alone, and only when nothing else is wrong.
-    private static readonly TimeSpan s_limit = TimeSpan.FromMilliseconds(250), s_secondLimit = TimeSpan.FromSeconds(1), s_patience = TimeSpan.FromMilliseconds(500);
+    private static readonly TimeSpan s_limit = TimeSpan.FromMilliseconds(250), s_secondLimit = TimeSpan.FromSeconds(1), s_patience = TimeSpan.FromSeconds(10);
 
     /// <summary>Changes with what is tried: part of what a kept verdict depends on.</summary>
     public static string Fingerprint { get; } = FingerprintOf(ProbePrograms.All);
