@@ -127,7 +127,7 @@ internal static class AttachCommand
             try
             {
                 return HostCard.Open(option with { Mac = mac }, machine, MachineStore.ForUser().Get(machine).ReadStatus()?.Process) is var card
-                    ? new Handover(attachment with { Tap = card.Tap, Files = card.Handles.Count }, card.Handles, card.Taken, card)
+                    ? new Handover(attachment with { Tap = card.Tap, Files = card.Handles.Count }, card.Handles, () => card.Taken(null), card)
                     : null;
             }
             catch (NetworkException e)

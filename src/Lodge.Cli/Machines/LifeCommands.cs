@@ -5,6 +5,7 @@ using Lodge.Management;
 using Lodge.Management.Control;
 using Lodge.Management.Limits;
 using Lodge.Management.Machines;
+using Lodge.Network;
 
 namespace Lodge.Cli.Machines;
 
@@ -98,7 +99,29 @@ internal static class LifeCommands
             ControlGroups groups = ControlGroups.OfHost();
             MachineGroup.RemoveEnded(groups);
             using MachineGroup? group = MachineGroup.Create(groups, definition.Id, options.Limits);
-            MachineLauncher.Start(machine, [.. sandbox.Arguments, .. arguments], sandbox.Confinement, group, tell);
+            List<(string Argument, HostCard Card)> cards = [];
+            try
+            {
+                // Putting a card on a network of the host starts programs and changes firewall rules: the command does that, so that the process needs no rights for it.
+                foreach (NetworkOption card in options.Networks is null ? [] : RunNetworks.Choose(options.Networks, options.Publish, options.Capture, options.NetworkRules))
+                {
+                    if (card.Kind is not (NetworkKind.User or NetworkKind.None))
+                    {
+                        HostCard open = HostCard.Open(card with { Mac = RunNetworks.AddressOf(card, machine.Work) }, machine.Name, process: null);
+                        cards.Add((HandedCard.Argument(card.Device!, open.Tap), open));
+                    }
+                }
+                MachineLauncher.Start(machine, [.. sandbox.Arguments, .. arguments], sandbox.Confinement, group, [.. cards.Select(one => (one.Argument, one.Card.Handles))], tell);
+                cards.ForEach(one => one.Card.Taken(machine.ReadStatus()?.Process));
+            }
+            catch (NetworkException e)
+            {
+                throw new ManagementException($"machine '{machine.Name}' cannot be started: a network cannot be used: {e.Message}", e);
+            }
+            finally
+            {
+                cards.ForEach(one => one.Card.Dispose());
+            }
         }
         catch (LodgeException e)
         {

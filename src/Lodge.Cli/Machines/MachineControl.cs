@@ -284,7 +284,7 @@ internal sealed class MachineControl(MachineProcess process, VirtualMachine mach
             }
             try
             {
-                return action(new SnapshotMaker(process.Folder, disks, machine));
+                return action(new SnapshotMaker(process.Folder, disks, machine, [.. devices.Describe().Devices.Select(device => device.Name)]));
             }
             catch (ManagementException e)
             {

@@ -120,8 +120,9 @@ internal sealed class MachineProcess
         HostResources.Check(options);
         IEngine engine = EngineChoice.Choose(options.Engine, line => HostFile.Error($"lodge: {line}"));
         _engine = engine is Engine.Translation.TranslationEngine ? "translate" : "kvm";
+        IReadOnlyDictionary<string, HandedCard> handed = HandedCard.Read(_arguments);
         IReadOnlyList<NetworkOption> cards = RunNetworks.WithAddresses(
-            RunNetworks.Choose(options.Networks, options.Publish, options.Capture, options.NetworkRules), options.Name, named: true, _folder.Work);
+            RunNetworks.WithHanded(RunNetworks.Choose(options.Networks, options.Publish, options.Capture, options.NetworkRules), handed, _folder.Work), options.Name, named: true, _folder.Work);
         options = options with { Networks = cards, CardAddresses = [.. cards.Where(c => !c.IsPlace).Select(c => c.Mac.ToString()!)] };
         RunPlan plan = RunPlan.Create(options);
         HostResources.Tell(options);
@@ -129,7 +130,7 @@ internal sealed class MachineProcess
         using MachineConsoles consoles = new(plan, log, CommandEnded);
         using RunDisks disks = RunDisks.Open(plan.SystemDisk, options.Disks, plan.Seed);
         using RunShares shares = RunShares.Open(options.Shares, options.Memory);
-        using RunNetworks networks = RunNetworks.Open(cards, options.Name);
+        using RunNetworks networks = RunNetworks.Open(cards, options.Name, handed: handed);
         using RunVsock sockets = RunVsock.Open(options.Vsock, notifies: plan.SystemDisk is not null);
         using SavedGuest? saved = SavedGuest.Open(_folder, _arguments);
         options = options with { Memory = saved is not null && saved.MemorySize > options.Memory ? saved.MemorySize : options.Memory };

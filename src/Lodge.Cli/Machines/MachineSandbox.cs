@@ -33,7 +33,6 @@ internal sealed record MachineSandbox(Confinement? Confinement, IReadOnlyList<st
         }
         EngineChoice.Prepare(options.Engine);
         bool root = Environment.IsPrivilegedProcess;
-        bool hostNetwork = HasHostNetwork(options);
         bool userNetwork = options.Networks is null || options.Networks.Any(card => card.Kind == NetworkKind.User);
         string[] addresses = [.. options.Disks.Select(disk => disk.Path).Where(DiskAddresses.IsAddress)];
         MachineSeal seal = new()
@@ -47,18 +46,14 @@ internal sealed record MachineSandbox(Confinement? Confinement, IReadOnlyList<st
         {
             RequireReadable(AppContext.BaseDirectory);
         }
-        // Plugging a card into a network of the host starts programs and changes firewall rules: that needs root as it is, before the guest runs.
-        Confinement? confinement = root && hostNetwork ? null : new Confinement
+        Confinement confinement = new()
         {
             Grants = [.. Confinement.OfSystem(), .. OfMachine(folder, definition, options)],
             Tcp = seal.Internet,
-            OwnNetwork = root && !seal.Internet && !seal.UnixSockets && !hostNetwork,
+            OwnNetwork = root && !seal.Internet && !seal.UnixSockets,
         };
         return new MachineSandbox(confinement, seal.Arguments);
     }
-
-    /// <summary>Whether a machine has a card on a network of the host.</summary>
-    public static bool HasHostNetwork(RunOptions options) => options.Networks?.Any(card => card.Kind is not (NetworkKind.User or NetworkKind.None)) == true;
 
     private static IEnumerable<FileGrant> OfMachine(MachineFolder folder, MachineDefinition definition, RunOptions options)
     {
@@ -73,10 +68,6 @@ internal sealed record MachineSandbox(Confinement? Confinement, IReadOnlyList<st
             new("/dev/kvm", readWrite | FileAccesses.DeviceControl),
             new("/dev/userfaultfd", readWrite | FileAccesses.DeviceControl),
         ];
-        if (options.Networks?.Any(card => card.Kind == NetworkKind.Tap) == true)
-        {
-            all.Add(new("/dev/net/tun", readWrite | FileAccesses.DeviceControl));
-        }
         all.Add(new(HostFolders.Cache, FileAccesses.Read));
         if (options.Image is { } name)
         {

@@ -1,4 +1,5 @@
 using System.CommandLine;
+using Lodge.Cli.Console;
 using Lodge.Management.Limits;
 using Lodge.Management.Machines;
 
@@ -12,7 +13,7 @@ internal static class RemoveCommand
     {
         Argument<string[]> names = MachineCommands.Names();
         Option<bool> force = new("--force") { Description = "Also when it runs: the plug is pulled" };
-        Command command = new("remove", "Remove machines with their disks, snapshots and all that is kept of them") { names, force };
+        Command command = new("remove", "Remove machines with their disks, snapshots and all that is kept of them; disks given by --disk stay, without its snapshots") { names, force };
         command.Aliases.Add("rm");
         command.SetAction(parsed => MachineCommands.Each(parsed.GetValue(names)!, name =>
         {
@@ -21,7 +22,12 @@ internal static class RemoveCommand
             {
                 LifeCommands.Stop(name, force: true, patience: null);
             }
+            IReadOnlyList<string> left = MachineTags.Remove(store, name);
             store.Remove(name);
+            foreach (string line in left)
+            {
+                HostFile.Error($"lodge: {line}");
+            }
             MachineGroup.RemoveEnded(ControlGroups.OfHost());
         }));
         return command;

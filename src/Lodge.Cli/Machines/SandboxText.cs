@@ -25,7 +25,6 @@ internal static class SandboxText
         }
         parts.Add(ProcessSeal.Landlock switch
         {
-            _ when parts.Count != 0 && MachineSandbox.HasHostNetwork(DefinitionOptions.Read(report.Definition!, new MachineFolder(report.Folder))) => "no Landlock: it is on a network of the host",
             (true, true) => "files and signals (Landlock)",
             (true, false) => "files (Landlock)",
             _ => "no Landlock in this kernel",

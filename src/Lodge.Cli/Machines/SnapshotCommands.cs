@@ -115,6 +115,7 @@ internal static class SnapshotCommands
             {
                 SnapshotStore store = new(folder);
                 SnapshotRecord chosen = store.Find(parsed.GetValue(snapshot)!);
+                RequireDevices(folder, chosen);
                 bool ran = folder.IsRunning();
                 if (ran)
                 {
@@ -158,6 +159,23 @@ internal static class SnapshotCommands
                 return true;
             })));
         return command;
+    }
+
+    /// <summary>Refuses to go back to memory whose guest knows other devices than the machine would have.</summary>
+    private static void RequireDevices(MachineFolder folder, SnapshotRecord snapshot)
+    {
+        if (snapshot is not { Memory: true, Devices: { } then })
+        {
+            return;
+        }
+        string[] now = [.. DefinitionDevices.Of(DefinitionDevices.Settle(folder)).Select(device => device.Name)];
+        string[] lacking = [.. then.Where(name => !now.Contains(name) && name.All(c => char.IsAsciiLetterOrDigit(c) || c is '-' or '_'))], added = [.. now.Except(then)];
+        if (lacking.Length + added.Length != 0)
+        {
+            string[] what = [.. lacking.Length == 0 ? Array.Empty<string>() : [$"it had {string.Join(", ", lacking)} then, to be attached before (with name= and slot=)"],
+                .. added.Length == 0 ? Array.Empty<string>() : [$"it has {string.Join(", ", added)} since, to be detached before (lodge detach {folder.Name} {string.Join(' ', added)})"]];
+            throw new ManagementException($"machine '{folder.Name}' cannot go back to snapshot '{snapshot.Name}' with its memory: {string.Join("; ", what)}");
+        }
     }
 
     private static Argument<string> Snapshot() => new("SNAPSHOT") { Description = "Snapshot as 'lodge snapshot list' shows it" };

@@ -12,7 +12,8 @@ namespace Lodge.Cli.Machines;
 /// <param name="folder">The machine's files.</param>
 /// <param name="disks">Its disks.</param>
 /// <param name="machine">The machine when it is there; null when it does not run.</param>
-internal sealed class SnapshotMaker(MachineFolder folder, RunDisks disks, VirtualMachine? machine)
+/// <param name="devices">Names of its disks and network cards when it is there.</param>
+internal sealed class SnapshotMaker(MachineFolder folder, RunDisks disks, VirtualMachine? machine, IReadOnlyList<string>? devices = null)
 {
     private readonly SnapshotStore _store = new(folder);
 
@@ -40,7 +41,7 @@ internal sealed class SnapshotMaker(MachineFolder folder, RunDisks disks, Virtua
                     },
                     new SaveOptions { Name = folder.Name, Version = Program.Version });
                 SaveResult written = live.Written.GetAwaiter().GetResult();
-                snapshot = snapshot with { Memory = true, MemoryBytes = written.FileLength, Pause = Math.Round(live.Pause.TotalMilliseconds, 1) };
+                snapshot = snapshot with { Memory = true, MemoryBytes = written.FileLength, Devices = devices, Pause = Math.Round(live.Pause.TotalMilliseconds, 1) };
             }
             else
             {

@@ -33,7 +33,7 @@ internal sealed class HostCard : IDisposable
         if (option.Kind == NetworkKind.Tap)
         {
             TapLink link = TapLink.Open(option.Name, option.Vlan);
-            return new HostCard(link, null, new ControlTap(link.Name, link.Vlan, KnowsAddresses: false, [], Locked: false));
+            return new HostCard(link, null, new ControlTap(link.Name, link.Vlan, KnowsAddresses: false, [], option.Mac!.Value.ToString(), Locked: false));
         }
         NetworkAttachment attachment = option.Kind == NetworkKind.Bridge
             ? NetworkStore.AttachToBridge(option.Name, option.Mac!.Value, machine, option.Vlan)
@@ -49,7 +49,7 @@ internal sealed class HostCard : IDisposable
                 throw new NetworkException($"network '{option.Name}' gives its machines their addresses; fix one with 'lodge network create --lease {option.Mac}=ADDRESS'");
             }
             string[] addresses = [.. new[] { attachment.Address, attachment.Address6 }.OfType<IPAddress>().Select(address => address.ToString())];
-            return new HostCard(null, attachment, new ControlTap(attachment.Link.Name, attachment.Link.Vlan, attachment.KnowsAddresses, addresses, attachment.IsLocked));
+            return new HostCard(null, attachment, new ControlTap(attachment.Link.Name, attachment.Link.Vlan, attachment.KnowsAddresses, addresses, option.Mac!.Value.ToString(), attachment.IsLocked));
         }
         catch
         {
@@ -59,7 +59,15 @@ internal sealed class HostCard : IDisposable
     }
 
     /// <summary>The process has it now.</summary>
-    public void Taken() => _attachment?.Taken();
+    /// <param name="process">Its number, if it was not known before.</param>
+    public void Taken(int? process)
+    {
+        _attachment?.Taken();
+        if (process is { } number && _attachment is { IsLocked: true })
+        {
+            NetworkStore.OfHost().SetProcess(_attachment, number);
+        }
+    }
 
     /// <summary>Closes it here; takes the card off its network if nobody else has it.</summary>
     public void Dispose()

@@ -127,12 +127,55 @@ internal sealed class RunNetworks : IDisposable
     public static IReadOnlyList<NetworkOption> WithAddresses(IReadOnlyList<NetworkOption> networks, string name, bool named, string? folder = null) =>
         [.. networks.Select(n => n.Mac is null && !n.IsPlace ? n with { Mac = named ? KeptMac(name, folder ?? StateFolder.Of(name), n) : MacAddress.Random() } : n)];
 
+    /// <summary>The address that a card has, was given before, or gets now: for whoever puts it on its network. Nothing is written.</summary>
+    /// <param name="card">The card.</param>
+    /// <param name="folder">Where addresses are kept.</param>
+    public static MacAddress AddressOf(NetworkOption card, string folder)
+    {
+        try
+        {
+            return card.Mac ?? (MacAddress.TryParse(File.ReadAllText(MacFile(folder, card)).Trim(), out MacAddress kept) && !kept.IsMulticast ? kept : MacAddress.Random());
+        }
+        catch (Exception e) when (e is IOException or UnauthorizedAccessException)
+        {
+            return MacAddress.Random();
+        }
+    }
+
+    /// <summary>The cards with the addresses by which their networks know them, which are kept.</summary>
+    /// <param name="networks">From <see cref="Choose"/>.</param>
+    /// <param name="handed">Cards by name that another process has put on their networks.</param>
+    /// <param name="folder">Where addresses are kept.</param>
+    /// <exception cref="LodgeException">They cannot be kept.</exception>
+    public static IReadOnlyList<NetworkOption> WithHanded(IReadOnlyList<NetworkOption> networks, IReadOnlyDictionary<string, HandedCard> handed, string folder)
+    {
+        return [.. networks.Select(Given)];
+
+        NetworkOption Given(NetworkOption card)
+        {
+            if (card.Mac is not null || !handed.TryGetValue(card.Device ?? "", out HandedCard? given) || !MacAddress.TryParse(given.Tap.Mac, out MacAddress mac))
+            {
+                return card;
+            }
+            try
+            {
+                AtomicFile.Write(MacFile(folder, card), $"{mac}\n");
+                return card with { Mac = mac };
+            }
+            catch (Exception e) when (e is IOException or UnauthorizedAccessException)
+            {
+                throw new LodgeException($"the address of a network card cannot be kept in '{folder}': {e.Message}");
+            }
+        }
+    }
+
     /// <summary>Opens all links.</summary>
     /// <param name="networks">From <see cref="WithAddresses"/>.</param>
     /// <param name="name">The machine's name, which networks tell others.</param>
     /// <param name="late">Whether a user network to which nothing leads from outside may be opened when the guest first sends something: its guest knows its address already.</param>
     /// <exception cref="LodgeException">One cannot be opened.</exception>
-    public static RunNetworks Open(IReadOnlyList<NetworkOption> networks, string name, bool late = false)
+    /// <param name="handed">Cards by name whose taps another process has opened.</param>
+    public static RunNetworks Open(IReadOnlyList<NetworkOption> networks, string name, bool late = false, IReadOnlyDictionary<string, HandedCard>? handed = null)
     {
         RunNetworks cards = new();
         try
@@ -147,7 +190,8 @@ internal sealed class RunNetworks : IDisposable
                 RunCard card = new(option);
                 bool waits = late && option is { Kind: NetworkKind.User, Capture: null } && option.User.Forwards.Count == 0;
                 cards._cards = [.. cards._cards, card];
-                card.Link = waits ? new DeferredLink(() => cards.OpenWhole(card, name), Tell, OffloadingLink.All, option.User.Mtu + EthernetHeader) : cards.OpenWhole(card, name);
+                card.Link = handed is not null && handed.TryGetValue(card.Name, out HandedCard? tap) ? cards.Adopt(card, tap.Tap, tap.Files)
+                    : waits ? new DeferredLink(() => cards.OpenWhole(card, name), Tell, OffloadingLink.All, option.User.Mtu + EthernetHeader) : cards.OpenWhole(card, name);
                 if (option.Slot is null)
                 {
                     cards._places.Add(card);
@@ -425,6 +469,8 @@ internal sealed class RunNetworks : IDisposable
         }
     }
 
+    private static string MacFile(string folder, NetworkOption card) => Path.Combine(folder, card.IsNamed ? $"mac-{card.Device}" : card.Device!.Replace("net", "mac", StringComparison.Ordinal));
+
     /// <summary>The address of a named machine's card: random the first time, then the same.</summary>
     private static MacAddress KeptMac(string name, string? folder, NetworkOption card)
     {
@@ -432,7 +478,7 @@ internal sealed class RunNetworks : IDisposable
         {
             return MacAddress.Random();
         }
-        string path = Path.Combine(folder, card.IsNamed ? $"mac-{card.Device}" : card.Device!.Replace("net", "mac", StringComparison.Ordinal));
+        string path = MacFile(folder, card);
         try
         {
             if (File.Exists(path) && MacAddress.TryParse(File.ReadAllText(path).Trim(), out MacAddress kept) && !kept.IsMulticast)

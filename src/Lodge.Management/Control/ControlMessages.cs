@@ -134,8 +134,9 @@ public sealed record ControlImage(string Name, string Format, IReadOnlyList<stri
 /// <param name="Vlan">802.1Q tag that frames have on it; 0: none.</param>
 /// <param name="KnowsAddresses">Whether the addresses are all that the machine may use.</param>
 /// <param name="Addresses">Addresses that the machine has.</param>
+/// <param name="Mac">The card's address, by which its network knows it.</param>
 /// <param name="Locked">Whether the last of the open files is a lock, which is held as long as the card is there.</param>
-public sealed record ControlTap(string Name, int Vlan, bool KnowsAddresses, IReadOnlyList<string> Addresses, bool Locked);
+public sealed record ControlTap(string Name, int Vlan, bool KnowsAddresses, IReadOnlyList<string> Addresses, string Mac, bool Locked);
 
 /// <summary>A disk or network card to plug in, <c>POST /v1/devices</c>. Its open files follow status 101.</summary>
 public sealed record ControlAttachment
@@ -177,5 +178,6 @@ public sealed record ControlAttachment
 [JsonSerializable(typeof(ControlDevice))]
 [JsonSerializable(typeof(ControlDevices))]
 [JsonSerializable(typeof(ControlAttachment))]
+[JsonSerializable(typeof(ControlTap))]
 [JsonSerializable(typeof(Dictionary<string, ControlStats>))]
 public sealed partial class ControlJson : JsonSerializerContext;

@@ -29,9 +29,11 @@ public static class MachineLauncher
     /// <param name="arguments">More arguments of the process.</param>
     /// <param name="confinement">What the process is born with; null: nothing.</param>
     /// <param name="group">The control group that it is in before it does anything; null: that of this process.</param>
+    /// <param name="handed">Open files that it gets, each group under an argument to which their numbers are added.</param>
     /// <param name="tell">Gets lines for the user.</param>
     /// <exception cref="ManagementException">It runs already or cannot be started.</exception>
-    public static void Start(MachineFolder machine, IReadOnlyList<string> arguments, Confinement? confinement, MachineGroup? group, Action<string> tell)
+    public static void Start(
+        MachineFolder machine, IReadOnlyList<string> arguments, Confinement? confinement, MachineGroup? group, IReadOnlyList<(string Argument, IReadOnlyList<SafeFileHandle> Files)> handed, Action<string> tell)
     {
         if (machine.IsRunning())
         {
@@ -39,6 +41,7 @@ public static class MachineLauncher
         }
         RemoveLeftovers(machine);
         string text;
+        List<SafeFileHandle> files = [];
         try
         {
             Directory.CreateDirectory(machine.Work, UnixFileMode.UserRead | UnixFileMode.UserWrite | UnixFileMode.UserExecute);
@@ -48,9 +51,20 @@ public static class MachineLauncher
             using AnonymousPipeServerStream go = new(PipeDirection.Out, HandleInheritability.None);
             using SafeFileHandle gate = HostSystemCalls.DuplicateHigh(go.ClientSafePipeHandle);
             go.DisposeLocalCopyOfClientHandle();
+            List<string> words = [.. arguments];
+            foreach ((string argument, IReadOnlyList<SafeFileHandle> all) in handed)
+            {
+                List<SafeFileHandle> copies = [];
+                foreach (SafeFileHandle file in all)
+                {
+                    copies.Add(HostSystemCalls.DuplicateHigh(file));
+                    files.Add(copies[^1]);
+                }
+                words.Add(argument + string.Join(',', copies.Select(copy => copy.DangerousGetHandle())));
+            }
             (int process, SafeFileHandle report) = DetachedProcess.Start(
-                [.. DetachedProcess.Self, Verb, machine.Path, $"{JournalArgument}{journal.DangerousGetHandle()}", $"{GateArgument}{gate.DangerousGetHandle()}", .. arguments],
-                machine.ProcessLog, [journal, gate], confined);
+                [.. DetachedProcess.Self, Verb, machine.Path, $"{JournalArgument}{journal.DangerousGetHandle()}", $"{GateArgument}{gate.DangerousGetHandle()}", .. words],
+                machine.ProcessLog, [journal, gate, .. files], confined);
             using FileStream stream = new(report, FileAccess.Read, 1);
             group?.Add(process);
             go.WriteByte(0);
@@ -60,6 +74,10 @@ public static class MachineLauncher
         catch (IOException e)
         {
             throw new ManagementException($"machine '{machine.Name}' cannot be started: {e.Message}", e);
+        }
+        finally
+        {
+            files.ForEach(static file => file.Dispose());
         }
         string[] lines = text.Split('\n', StringSplitOptions.RemoveEmptyEntries);
         if (!text.EndsWith(Started, StringComparison.Ordinal))

@@ -31,6 +31,9 @@ public sealed record SnapshotRecord
     /// <summary>Whether it has the state of a running machine.</summary>
     public bool Memory { get; init; }
 
+    /// <summary>Names of the disks and network cards that the machine had, of one with memory; null: not known.</summary>
+    public IReadOnlyList<string>? Devices { get; init; }
+
     /// <summary>Bytes of the file that has it.</summary>
     public long MemoryBytes { get; init; }
 

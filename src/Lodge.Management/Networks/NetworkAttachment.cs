@@ -51,6 +51,8 @@ public sealed class NetworkAttachment : IDisposable
     /// <summary>What another process needs to have the card: the tap's handles, and the lock, which lasts as long as anybody has it open.</summary>
     public IReadOnlyList<SafeFileHandle> Handles => _lock is null ? Link.Handles : [.. Link.Handles, _lock];
 
+    internal SafeFileHandle? Lock => _lock;
+
     /// <summary>Whether the last of <see cref="Handles"/> is a lock.</summary>
     public bool IsLocked => _lock is not null;
 

@@ -121,6 +121,14 @@ internal sealed class NetworkFolder(string path)
         return handle;
     }
 
+    /// <summary>Writes the file of a machine anew, to which this process has a lock.</summary>
+    public static void Rewrite(SafeFileHandle file, AttachedMachine machine)
+    {
+        byte[] text = JsonSerializer.SerializeToUtf8Bytes(machine, NetworkJson.Default.AttachedMachine);
+        RandomAccess.SetLength(file, text.Length);
+        RandomAccess.Write(file, text, 0);
+    }
+
     /// <summary>Removes the file of a machine.</summary>
     public void DeleteMachine(string tap) => File.Delete(MachineFile(tap));
 

@@ -102,6 +102,13 @@ public sealed partial class NetworkStore
         }
     }
 
+    /// <summary>Notes the process of the machine of a card that was put on its network before there was one.</summary>
+    public void SetProcess(NetworkAttachment attachment, int process)
+    {
+        using StoreLock held = Enter();
+        NetworkFolder.Rewrite(attachment.Lock!, attachment.Machine with { Process = process });
+    }
+
     /// <summary>Removes what the host has for cards that are off a network whose processes could not do it.</summary>
     /// <param name="name">The network; one that there is not is no mistake.</param>
     /// <exception cref="ManagementException">The host refuses.</exception>
