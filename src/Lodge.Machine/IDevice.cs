@@ -97,6 +97,11 @@ public interface ICharacterBackend
 
     /// <summary>The device can receive again after it had accepted less than offered.</summary>
     void InputReady();
+
+    /// <summary>A program in the guest has opened or closed the device, where the device knows. On the device's worker: it must return at once.</summary>
+    void GuestOpened(bool open)
+    {
+    }
 }
 
 /// <summary>Device side of a character backend. Called on any thread.</summary>

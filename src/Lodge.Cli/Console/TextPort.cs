@@ -12,6 +12,17 @@ internal sealed class TextPort(Func<byte[]> text, bool atOnce = false, bool clos
     private ICharacterReceiver? _receiver;
     private int _given;
 
+    /// <summary>Called when a program in the guest has opened the device. Must return at once.</summary>
+    public Action? Opened { get; init; }
+
+    public void GuestOpened(bool open)
+    {
+        if (open)
+        {
+            Opened?.Invoke();
+        }
+    }
+
     public void Connect(ICharacterReceiver receiver)
     {
         _receiver = receiver;

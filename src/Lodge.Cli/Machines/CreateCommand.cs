@@ -3,6 +3,7 @@ using System.CommandLine.Parsing;
 using System.Security.Cryptography;
 using Lodge.Cli.Image;
 using Lodge.Cli.Run;
+using Lodge.Cli.Templates;
 using Lodge.Management.Images;
 using Lodge.Management.Machines;
 
@@ -45,13 +46,20 @@ internal static class CreateCommand
     }
 
     /// <summary>Creates a machine from a command line.</summary>
+    /// <param name="arguments">The options of the verb.</param>
+    /// <param name="parsed">What was given.</param>
+    /// <param name="words">The command, or null.</param>
+    /// <param name="finish">Completes the definition.</param>
+    /// <param name="find">Finds the template that the machine's first start is to go on with; null: it boots.</param>
     /// <returns>Its name.</returns>
-    public static string Make(RunArguments arguments, ParseResult parsed, IReadOnlyList<string>? words, Func<MachineDefinition, MachineDefinition> finish)
+    public static string Make(
+        RunArguments arguments, ParseResult parsed, IReadOnlyList<string>? words, Func<MachineDefinition, MachineDefinition> finish, Func<RunOptions, RunTemplate?>? find = null)
     {
-        RunOptions options = arguments.Bind(parsed, words);
+        RunOptions options = arguments.Bind(parsed, words).WithImageMemory();
         Dictionary<string, IReadOnlyList<string>> kept = DefinitionOptions.Take(arguments, parsed);
         HostResources.Check(options);
         StoredImage? image = options.Image is { } text ? ImagePlan.Find(text) : null;
+        using RunTemplate? template = find?.Invoke(options);
         MachineStore store = MachineStore.ForUser();
         string name = options.Named ? options.Name : FreeName(store, image?.Name.Name ?? "machine");
         MachineDefinition definition = finish(new MachineDefinition
@@ -65,7 +73,11 @@ internal static class CreateCommand
         });
         store.Create(name, definition, folder =>
         {
-            if (image is not null)
+            if (template?.TryGiveTo(folder) == true)
+            {
+                folder.WriteDefinition(definition with { ClonedFrom = template.Identity });
+            }
+            else if (image is not null)
             {
                 SystemDisk.MakeKeptAsync(image, folder.Path).GetAwaiter().GetResult();
             }

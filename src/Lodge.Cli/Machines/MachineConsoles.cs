@@ -13,6 +13,7 @@ internal sealed class MachineConsoles : IDisposable
 {
     private readonly List<IDisposable> _outputs = [];
     private readonly ChannelPort? _agentPort;
+    private readonly TextPort? _command;
 
     /// <summary>Makes the backends.</summary>
     /// <param name="plan">What is booted.</param>
@@ -36,7 +37,14 @@ internal sealed class MachineConsoles : IDisposable
             OutputPort output = Output(log, plan), errors = Output(log, plan);
             OutputPort input = new(_ => true);
             _outputs.Add(input);
-            ControlPort control = new(status => Ended(status, AwaitsCommand ? [output.Ended, errors.Ended] : [], commandEnded));
+            // An image's command service that has no command to run, for its guest has booted anew, tells that it ran none.
+            ControlPort control = new(status =>
+            {
+                if (AwaitsCommand || plan.SystemDisk is null)
+                {
+                    Ended(status, AwaitsCommand ? [output.Ended, errors.Ended] : [], commandEnded);
+                }
+            });
             DefaultSystem = plan.SystemDisk is null ? control : null;
             ports.AddRange(
             [
@@ -48,7 +56,8 @@ internal sealed class MachineConsoles : IDisposable
         }
         if (plan.Command is { } text)
         {
-            ports.Add((RunConsole.CommandName, new TextPort(text, atOnce: true)));
+            _command = new TextPort(text, atOnce: !plan.GuestWaits);
+            ports.Add((RunConsole.CommandName, _command));
         }
         if (plan.SystemDisk is not null)
         {
@@ -79,6 +88,9 @@ internal sealed class MachineConsoles : IDisposable
 
     /// <summary>What looks through the serial port's output.</summary>
     public PanicWatch PanicWatch { get; } = new();
+
+    /// <summary>Tells a guest that waits for it what it is to run.</summary>
+    public void GiveCommand() => _command?.Give();
 
     /// <summary>Writes out what is buffered.</summary>
     public void Dispose()

@@ -3,13 +3,16 @@ using System.Runtime.InteropServices;
 using Lodge.Cli.Console;
 using Lodge.Cli.Engines;
 using Lodge.Cli.Run;
+using Lodge.Cli.Templates;
 using Lodge.Engine;
+using Lodge.Engine.State;
 using Lodge.Machine;
 using Lodge.Management;
 using Lodge.Management.Control;
 using Lodge.Management.GuestAgent;
 using Lodge.Management.Host;
 using Lodge.Management.Machines;
+using Lodge.Management.Templates;
 using Lodge.Network;
 using Lodge.Storage.Disks;
 using Microsoft.Win32.SafeHandles;
@@ -124,7 +127,9 @@ internal sealed class MachineProcess
         IReadOnlyList<NetworkOption> cards = RunNetworks.WithAddresses(
             RunNetworks.WithHanded(RunNetworks.Choose(options.Networks, options.Publish, options.Capture, options.NetworkRules), handed, _folder.Work), options.Name, named: true, _folder.Work);
         options = options with { Networks = cards, CardAddresses = [.. cards.Where(c => !c.IsPlace).Select(c => c.Mac.ToString()!)] };
-        RunPlan plan = RunPlan.Create(options);
+        using SavedGuest? saved = SavedGuest.Open(_folder, _arguments);
+        using SavedTemplate? template = saved is null ? OpenTemplate() : null;
+        RunPlan plan = RunPlan.Create(options, template is null ? TemplateUse.None : TemplateUse.Clone);
         HostResources.Tell(options);
         using ConsoleLog log = new(_folder.ConsoleLog);
         using MachineConsoles consoles = new(plan, log, CommandEnded);
@@ -132,10 +137,11 @@ internal sealed class MachineProcess
         using RunShares shares = RunShares.Open(options.Shares, options.Memory);
         using RunNetworks networks = RunNetworks.Open(cards, options.Name, handed: handed);
         using RunVsock sockets = RunVsock.Open(options.Vsock, notifies: plan.SystemDisk is not null);
-        using SavedGuest? saved = SavedGuest.Open(_folder, _arguments);
         options = options with { Memory = saved is not null && saved.MemorySize > options.Memory ? saved.MemorySize : options.Memory };
-        using VirtualMachine machine = RunMachine.Create(engine, options, plan, consoles.Guest, disks, networks, shares, sockets, restored: saved is not null);
+        RunOptions machineOptions = template is null ? options : options with { Backing = options.Backing with { CopyOf = $"/proc/self/fd/{template.Memory.DangerousGetHandle()}" } };
+        using VirtualMachine machine = RunMachine.Create(engine, machineOptions, plan, consoles.Guest, disks, networks, shares, sockets, restored: saved is not null);
         saved?.RestoreInto(machine);
+        Restore(template, machine);
         machine.Completion.ContinueWith(_ => _end.Finish(_commandStatus ?? ExitStatus.PowerOff, null), TaskScheduler.Default);
         using PosixSignalRegistration termination = PosixSignalRegistration.Create(PosixSignal.SIGTERM, context => Terminate(context, machine));
         MachineDevices devices = new(this, machine, disks, networks, options) { Gate = new Lock(), Internet = _seal is null or { Internet: true } };
@@ -151,9 +157,14 @@ internal sealed class MachineProcess
         }
         RemoveUnfinished(disks, machine);
         saved?.Forget();
+        if (template is not null)
+        {
+            _folder.ForgetTemplate(); // from now on the disk is no longer the one that its memory knows
+        }
         machine.Start();
+        consoles.GiveCommand();
         Tell(MachineStates.Running);
-        Record(saved is null ? "started" : "restored", null);
+        Record(saved is null ? "started" : "restored", template is null ? null : "as a clone of a template");
         report.Started();
         if (saved is not null)
         {
@@ -167,6 +178,34 @@ internal sealed class MachineProcess
         return outcome.Line is null && ended.Kind != MachineOutcomeKind.Stopped && !(_commandStatus is not null && ended.Kind == MachineOutcomeKind.PowerOff)
             ? RunSession.Explain(ended, consoles.PanicWatch.Reason, consoles.AwaitsCommand) is var told ? told with { Line = told.Line ?? "the guest turned its power off" } : outcome
             : outcome with { Line = outcome.Line ?? (_commandStatus is { } status ? $"its command ended with status {status}" : "stopped") };
+    }
+
+    /// <summary>The template that the first start goes on with; null for none, or one that is not to be believed any more.</summary>
+    private SavedTemplate? OpenTemplate()
+    {
+        SavedTemplate? template = SavedTemplate.OpenGiven(_folder.Template);
+        if (template is null)
+        {
+            _folder.ForgetTemplate();
+        }
+        return template;
+    }
+
+    private void Restore(SavedTemplate? template, VirtualMachine machine)
+    {
+        if (template is null)
+        {
+            return;
+        }
+        try
+        {
+            machine.RestoreState(template.State);
+            machine.NewGeneration(Guid.NewGuid());
+        }
+        catch (SavedStateException e)
+        {
+            throw new LodgeException($"machine '{_folder.Name}' cannot go on where its template stands: {e.Message}; to let it boot instead: lodge start --fresh {_folder.Name}");
+        }
     }
 
     /// <summary>The machine.</summary>

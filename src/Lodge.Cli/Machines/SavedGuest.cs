@@ -66,12 +66,13 @@ internal sealed class SavedGuest : IDisposable
         }
     }
 
-    /// <summary>Removes what is saved of a machine, if anything is.</summary>
+    /// <summary>Removes what is saved of a machine, or given by a template, if anything is.</summary>
     /// <exception cref="LodgeException">The host refuses.</exception>
     public static void Forget(MachineFolder folder)
     {
         try
         {
+            folder.ForgetTemplate();
             if (File.Exists(folder.Saved))
             {
                 File.Delete(folder.Saved);

@@ -15,6 +15,8 @@ internal sealed class RunConsole : IDisposable
     /// <summary>Names of the ports in the guest (<c>/sys/class/virtio-ports/*/name</c>).</summary>
     public const string ControlName = "lodge.control", InputName = "lodge.stdin", OutputName = "lodge.stdout", ErrorName = "lodge.stderr", CommandName = "lodge.command";
 
+    private const string SettleScript = "! command -v systemctl >/dev/null || systemctl is-system-running --wait >/dev/null 2>&1; sync";
+
     private readonly RunEnd _end;
     private readonly List<OutputPort> _outputs = [];
     private readonly List<PosixSignalRegistration> _signals = [];
@@ -27,6 +29,7 @@ internal sealed class RunConsole : IDisposable
     private readonly bool _interactive;
     private readonly bool _isCommand;
     private readonly bool _waitsForPowerOff;
+    private GuestAgentClient? _settler;
 
     /// <summary>Makes the backends.</summary>
     public RunConsole(RunPlan plan, bool verbose, RunEnd end)
@@ -72,7 +75,9 @@ internal sealed class RunConsole : IDisposable
         }
         if (plan.Command is { } text)
         {
-            _command = new TextPort(text, closes: !plan.GuestWaits);
+            // The program in an image reads to the end, and says by opening the port that it waits; the default system's is told the length, and says it.
+            bool ofImage = plan.SystemDisk is not null;
+            _command = new TextPort(text, closes: ofImage || !plan.GuestWaits) { Opened = ofImage ? () => _guestWaits.TrySetResult() : null };
             Ports = [.. Ports, (CommandName, _command)];
         }
         if (plan.SystemDisk is not null)
@@ -117,6 +122,31 @@ internal sealed class RunConsole : IDisposable
     /// <summary>Completes when the guest has told that it waits for what it is to run.</summary>
     public Task GuestWaits => _guestWaits.Task;
 
+    /// <summary>Waits until the system of an image is up and has written out what it wrote, so that a template of it is one that has nothing to do.</summary>
+    /// <param name="most">How long that may take.</param>
+    /// <returns>Whether it came to that.</returns>
+    public async Task<bool> SettleAsync(TimeSpan most)
+    {
+        if (_agent is null)
+        {
+            return true; // the default system waits when all is done
+        }
+        using CancellationTokenSource end = CancellationTokenSource.CreateLinkedTokenSource(_stop.Token);
+        end.CancelAfter(most);
+        try
+        {
+            // Not disposed before the template is made: the guest's agent would see its host go.
+            _settler ??= new GuestAgentClient(_agent);
+            await _settler.SynchronizeAsync(most, end.Token).ConfigureAwait(false);
+            await _settler.RunAsync(new GuestCommand("/bin/sh") { Arguments = ["-c", SettleScript] }, end.Token).ConfigureAwait(false);
+            return true;
+        }
+        catch (Exception e) when (e is GuestAgentException or OperationCanceledException)
+        {
+            return false;
+        }
+    }
+
     /// <summary>Tells the guest what to run, and lets the input through that was held back until then.</summary>
     public void GiveCommand()
     {
@@ -158,6 +188,7 @@ internal sealed class RunConsole : IDisposable
     public void Dispose()
     {
         _stop.Cancel();
+        _settler?.Dispose();
         foreach (OutputPort output in _outputs)
         {
             output.Dispose();

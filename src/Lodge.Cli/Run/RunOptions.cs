@@ -130,6 +130,9 @@ internal sealed record RunOptions
     /// <summary>Program and arguments to run in the guest; empty for none.</summary>
     public IReadOnlyList<string> Command { get; init; } = [];
 
+    /// <summary>The same with the memory of an image's machine where none was asked for.</summary>
+    public RunOptions WithImageMemory() => Image is not null && !MemoryGiven ? this with { Memory = ImagePlan.DefaultMemory } : this;
+
     /// <summary>Parses a size: a number with K, M, G or T (powers of 1024; none means MiB as in QEMU), a multiple of 4 KiB.</summary>
     /// <exception cref="FormatException">It is none; the message says why.</exception>
     public static ulong ParseMemory(string text)

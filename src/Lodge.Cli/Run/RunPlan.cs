@@ -3,6 +3,7 @@ using Lodge.Cli.Console;
 using Lodge.Cli.DefaultSystem;
 using Lodge.Cli.Templates;
 using Lodge.Machine.Boot;
+using Lodge.Storage.Disks;
 
 namespace Lodge.Cli.Run;
 
@@ -39,14 +40,15 @@ internal sealed record RunPlan(
     /// <summary>Makes the plan, fetching the default system when it is needed and not there.</summary>
     /// <exception cref="LodgeException">Something is missing or unusable.</exception>
     /// <param name="options">The options.</param>
-    /// <param name="template">The template that the run is a clone of or may make, or null.</param>
-    public static RunPlan Create(RunOptions options, RunTemplate? template = null)
+    /// <param name="use">What the machine has to do with a template.</param>
+    /// <param name="templateDisk">The disk of a machine in the foreground that is a clone or may become a template, of a stored image.</param>
+    public static RunPlan Create(RunOptions options, TemplateUse use = TemplateUse.None, Func<IDisk>? templateDisk = null)
     {
         options.CloudInit?.RequireFiles();
         bool interactive = options.Folder is null && !options.OnlyTemplate && Terminal.IsTerminal(HostFile.StandardInput) && Terminal.IsTerminal(HostFile.StandardOutput);
         try
         {
-            return options.Kernel is null && options.Initrd is null ? OfSystem(options, template, interactive) : OfUser(options, interactive);
+            return options.Kernel is null && options.Initrd is null ? OfSystem(options, use, templateDisk, interactive) : OfUser(options, interactive);
         }
         catch (BootException e)
         {
@@ -69,7 +71,7 @@ internal sealed record RunPlan(
     }
 
     /// <summary>A stored image or the default system.</summary>
-    private static RunPlan OfSystem(RunOptions options, RunTemplate? template, bool interactive)
+    private static RunPlan OfSystem(RunOptions options, TemplateUse use, Func<IDisk>? templateDisk, bool interactive)
     {
         IReadOnlyList<byte[]> command = CommandImage.LastWords(options.Command);
         CommandMode mode = (interactive, command.Count) switch
@@ -88,12 +90,13 @@ internal sealed record RunPlan(
         string terminal = Environment.GetEnvironmentVariable("TERM") is { Length: > 0 } type && interactive ? type : mode == CommandMode.Shell ? "vt100" : "dumb";
         if (options.Image is { } image)
         {
-            return ImagePlan.Create(options, template, ImagePlan.Find(image), mode, interactive, mark, terminal, command);
+            RunPlan ofImage = ImagePlan.Create(options, use, ImagePlan.Find(image), mode, interactive, mark, terminal, command);
+            return ofImage with { SystemDisk = ofImage.SystemDisk! with { OpenTemplate = templateDisk } };
         }
-        byte[] Text() => CommandImage.RunText(mode, options.Name, terminal, template is null ? null : Terminal.Size(), mark, command);
-        if (template is not null)
+        byte[] Text() => CommandImage.RunText(mode, options.Name, terminal, use == TemplateUse.None ? null : Terminal.Size(), mark, command);
+        if (use != TemplateUse.None)
         {
-            RunPlan plan = template.IsClone
+            RunPlan plan = use == TemplateUse.Clone
                 ? new RunPlan(BootSource.FromBytes("template", Array.Empty<byte>()), [], "", mode, interactive, Encoding.ASCII.GetBytes(mark))
                 : Boot(CommandImage.Build(null, null, NetworkNeeds.Of(options.Networks ?? [])));
             return plan with { GuestWaits = true, Command = () => CloneProgram.Input(DateTimeOffset.UtcNow, HostRandom.Bytes(CloneProgram.SeedLength), Text()) };

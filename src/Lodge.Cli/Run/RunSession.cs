@@ -16,6 +16,9 @@ namespace Lodge.Cli.Run;
 /// <summary>One machine in the foreground.</summary>
 internal static class RunSession
 {
+    // How long a system of an image that waits for its command may take until it is all up: when it becomes a template on the run's own account, and when that was asked for.
+    private static readonly TimeSpan OwnSettling = TimeSpan.FromSeconds(30), AskedSettling = TimeSpan.FromMinutes(5);
+
     /// <summary>Runs it to its end.</summary>
     /// <returns>Exit status of the process.</returns>
     public static int Run(RunOptions options)
@@ -25,10 +28,7 @@ internal static class RunSession
         {
             throw new LodgeException("limits of CPU, memory and I/O are for machines in the background; add --detach, or make one with 'lodge create'", ExitStatus.Usage);
         }
-        if (options.Image is not null && !options.MemoryGiven)
-        {
-            options = options with { Memory = ImagePlan.DefaultMemory };
-        }
+        options = options.WithImageMemory();
         HostResources.Check(options);
         IEngine engine = EngineChoice.Choose(options.Engine, line => HostFile.Error($"lodge: {line}"));
         RunTimes.Mark("engine");
@@ -40,7 +40,7 @@ internal static class RunSession
         if (options.OnlyTemplate && (template is null || template.IsClone))
         {
             return template is null
-                ? throw new LodgeException("there can be no template of such a machine: it is for the software engine and the default user network")
+                ? throw new LodgeException("there can be no template of such a machine: it is for the software engine, and the default system or an image that waits for a command")
                 : TemplateCommand.Print($"{template.Name}\n"); // it is there already
         }
         RunTimes.Mark("template");
@@ -67,7 +67,7 @@ internal static class RunSession
             : RunNetworks.WithAddresses(cards, options.Name, options.Named);
         options = options with { Networks = cards, CardAddresses = [.. cards.Where(c => !c.IsPlace).Select(c => c.Mac.ToString()!)] };
         bool isClone = template is { IsClone: true };
-        RunPlan plan = RunPlan.Create(options, template);
+        RunPlan plan = RunPlan.Create(options, template?.Use ?? TemplateUse.None, template?.OpenDisk);
         RunTimes.Mark("plan");
         RunEnd end = new();
         RunConsole console = new(plan, options.Verbose, end);
@@ -91,6 +91,10 @@ internal static class RunSession
             using VirtualMachine machine = RunMachine.Create(engine, machineOptions, plan, console.Guest, disks, networks, shares, sockets);
             RunTimes.Mark("machine");
             template?.Restore(machine);
+            if (isClone && plan.SystemDisk is not null)
+            {
+                machine.NewGeneration(Guid.NewGuid()); // a kernel that knows it has other random numbers then before it goes on
+            }
             RunTimes.Mark("restore");
             machine.Completion.ContinueWith(_ => end.Finish(console.CommandStatus ?? ExitStatus.PowerOff, null), TaskScheduler.Default);
             using GdbServer? debugger = options.Gdb is { } address ? Listen(machine, address) : null;
@@ -112,9 +116,11 @@ internal static class RunSession
             else if (plan.GuestWaits)
             {
                 console.GuestWaits.ContinueWith(
-                    _ =>
+                    async _ =>
                     {
-                        (TemplateDescription? made, string? problem) = template!.Make(machine, cards, options.OnlyTemplate);
+                        (TemplateDescription? made, string? problem) = await console.SettleAsync(options.OnlyTemplate ? AskedSettling : OwnSettling).ConfigureAwait(false)
+                            ? template!.Make(machine, cards, disks, options.OnlyTemplate)
+                            : (null, "its guest's system did not come to rest, or it has no guest agent that answers");
                         if (!options.OnlyTemplate)
                         {
                             console.GiveCommand();

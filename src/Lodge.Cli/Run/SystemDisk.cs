@@ -1,3 +1,4 @@
+using Lodge.Cli.Templates;
 using Lodge.Management;
 using Lodge.Management.Host;
 using Lodge.Management.Images;
@@ -5,6 +6,7 @@ using Lodge.Storage.Disks;
 using Lodge.Storage.Files;
 using Lodge.Storage.Formats;
 using Lodge.Storage.Images;
+using Microsoft.Win32.SafeHandles;
 
 namespace Lodge.Cli.Run;
 
@@ -20,9 +22,12 @@ internal sealed record SystemDisk(StoredImage Image, DiskBus Bus, string? KeptFo
     private const string OverlayFormat = "qcow2";
     private const string KeptFile = "disk.qcow2";
 
+    /// <summary>Opens it where it has to do with a template; null: it has not.</summary>
+    public Func<IDisk>? OpenTemplate { get; init; }
+
     /// <summary>Opens the disk for writing.</summary>
     /// <exception cref="DiskException">The message names the file.</exception>
-    public IDisk Open() => (KeptFolder is null ? OpenTemporaryAsync() : OpenKeptAsync(KeptFolder)).GetAwaiter().GetResult();
+    public IDisk Open() => OpenTemplate?.Invoke() ?? (KeptFolder is null ? OpenTemporaryAsync() : OpenKeptAsync(KeptFolder)).GetAwaiter().GetResult();
 
     private async Task<IDisk> OpenTemporaryAsync()
     {
@@ -84,6 +89,24 @@ internal sealed record SystemDisk(StoredImage Image, DiskBus Bus, string? KeptFo
             await using NewImage made = await NewImage.CreateAsync(new NewImageOptions(overlay, OverlayFormat, image.Manifest.VirtualSize) { Options = Backing(parent, image.Manifest.Format) });
             await made.CompleteAsync();
         }
+    }
+
+    /// <summary>
+    /// Makes the disk of a machine that keeps it and goes on where a template stands: an overlay on what the template's machine had written, which stands on the image's disk. Both are there under names (hard links)
+    /// in the machine's folder.
+    /// </summary>
+    /// <param name="image">The stored image.</param>
+    /// <param name="template">What the template's machine had written.</param>
+    /// <param name="folder">The machine's folder, in which there is no disk yet.</param>
+    /// <exception cref="IOException">The host refuses.</exception>
+    /// <exception cref="DiskException">Likewise.</exception>
+    public static async Task MakeKeptAsync(StoredImage image, SafeFileHandle template, string folder)
+    {
+        string between = $"base-{Guid.NewGuid():n}.{OverlayFormat}";
+        HostLink.Create(image.DiskPath, Path.Combine(folder, TemplateDisk.BaseName(image)));
+        HostLink.Create(template, Path.Combine(folder, between));
+        await using NewImage made = await NewImage.CreateAsync(new NewImageOptions(Path.Combine(folder, KeptFile), OverlayFormat, image.Manifest.VirtualSize) { Options = Backing(between, OverlayFormat) });
+        await made.CompleteAsync();
     }
 
     private static FormatOptions Backing(string path, string format) => FormatOptions.None.With("backing_file", path).With("backing_fmt", format);

@@ -10,6 +10,9 @@ using Lodge.Engine.Processor;
 using Lodge.Engine.State;
 using Lodge.Engine.Translation;
 using Lodge.Machine;
+using Lodge.Management.Host;
+using Lodge.Management.Images;
+using Lodge.Management.Machines;
 using Lodge.Management.Templates;
 using Lodge.Network;
 using Lodge.Storage.Disks;
@@ -27,14 +30,33 @@ internal sealed class RunTemplate : IDisposable
     private readonly TemplateKey _key;
     private SavedTemplate? _saved;
 
-    private RunTemplate(TemplateStore store, RunOptions options, TemplateKey key)
+    private readonly StoredImage? _image;
+    private readonly TemplateDisk? _disk;
+
+    private RunTemplate(TemplateStore store, RunOptions options, TemplateKey key, StoredImage? image)
     {
-        (_store, _options, _key) = (store, options, key);
+        (_store, _options, _key, _image) = (store, options, key, image);
         _saved = store.Open(key);
+        if (image is not null && _saved is { Disk: null })
+        {
+            _saved.Dispose();
+            _saved = null; // of another kind of machine
+        }
+        if (image is not null)
+        {
+            string line = ImageLine(image);
+            _disk = new TemplateDisk(image, () => ImageLine(image) == line && key.Parts.Contains(line));
+        }
     }
 
     /// <summary>Whether the run is a clone.</summary>
     public bool IsClone => _saved is not null;
+
+    /// <summary>What the machine has to do with it.</summary>
+    public TemplateUse Use => IsClone ? TemplateUse.Clone : TemplateUse.Maker;
+
+    /// <summary>Opens the machine's system disk; null for a machine without one.</summary>
+    public Func<IDisk>? OpenDisk => _disk is { } disk ? () => disk.OpenAsync(_saved).GetAwaiter().GetResult() : null;
 
     /// <summary>MAC addresses of the network cards of a clone.</summary>
     public IReadOnlyList<string> CardAddresses => _saved?.CardAddresses ?? [];
@@ -46,25 +68,32 @@ internal sealed class RunTemplate : IDisposable
     /// <param name="options">The options, memory filled in.</param>
     /// <param name="engine">The engine.</param>
     /// <param name="cards">The network cards; their addresses do not matter.</param>
-    public static RunTemplate? Of(RunOptions options, IEngine engine, IReadOnlyList<NetworkOption> cards)
+    /// <param name="kept">Whether the machine is one that is kept and is being made: it may have a name, and keeps its disk.</param>
+    public static RunTemplate? Of(RunOptions options, IEngine engine, IReadOnlyList<NetworkOption> cards, bool kept = false)
     {
-        if (!options.Template || !Serves(options, engine) || !cards.All(Serves))
+        if (!options.Template || !Serves(options, engine) || !cards.All(Serves) || (options.Named && !kept))
+        {
+            return null;
+        }
+        StoredImage? image = options.Image is { } name ? ImagePlan.Find(name) : null;
+        // A kept machine has a seed of its own, which its guest would miss at its next boot if it had begun with another.
+        if (image is null ? kept : !ImagePlan.CanWait(options, image) || (kept && ImagePlan.IsSeeded(options, image)))
         {
             return null;
         }
         CpuModel model = RunMachine.Model(options, engine);
         List<string> parts =
         [
-            "form 1",
+            "form 2",
             $"lodge {Program.Version} {Build()}",
             $"engine {engine.Name}",
             $"cpu {Describe(model.Save())}",
             string.Create(CultureInfo.InvariantCulture, $"processors {options.Processors}"),
             string.Create(CultureInfo.InvariantCulture, $"memory {options.Memory}"),
             $"cards {string.Join(' ', cards.Select(c => c.Kind))}",
-            .. DefaultSystemParts(),
+            .. image is null ? DefaultSystemParts() : ImageParts(options, cards, image),
         ];
-        return new RunTemplate(TemplateStore.ForUser(), options, new TemplateKey(parts));
+        return new RunTemplate(TemplateStore.ForUser(), options, new TemplateKey(parts), image);
     }
 
     /// <summary>The backing of a clone's memory.</summary>
@@ -82,6 +111,46 @@ internal sealed class RunTemplate : IDisposable
         }
     }
 
+    /// <summary>
+    /// Gives a machine that is being made the template's memory, state, card addresses and disk: its first start goes on with them, whatever becomes of the template and the image.
+    /// </summary>
+    /// <param name="folder">Its folder.</param>
+    /// <returns>Whether it was possible; if not, nothing is left of it, and the machine is to boot.</returns>
+    public bool TryGiveTo(MachineFolder folder)
+    {
+        if (_saved is not { Disk: { } overlay } saved || _image is null)
+        {
+            return false;
+        }
+        try
+        {
+            SystemDisk.MakeKeptAsync(_image, overlay, folder.Path).GetAwaiter().GetResult();
+            saved.GiveTo(folder.Template);
+            for (int i = 0; i < saved.CardAddresses.Count; i++)
+            {
+                AtomicFile.Write(Path.Combine(folder.Work, string.Create(CultureInfo.InvariantCulture, $"mac{i}")), $"{saved.CardAddresses[i]}\n");
+            }
+            AtomicFile.Write(folder.FreshIdentity, "");
+            if (_key.Parts.Contains(ImageLine(_image)))
+            {
+                return true;
+            }
+        }
+        catch (Exception e) when (e is IOException or UnauthorizedAccessException or DiskException)
+        {
+            // Another file system, or one of the two was removed meanwhile.
+        }
+        foreach (string file in Directory.EnumerateFiles(folder.Path, "base*").Concat(Directory.EnumerateFiles(folder.Work)).Append(folder.Disk))
+        {
+            File.Delete(file);
+        }
+        folder.ForgetTemplate();
+        return false;
+    }
+
+    /// <summary>The machine that a clone is one of, as <see cref="MachineDefinition.ClonedFrom"/> has it: the template's name with zeros behind it.</summary>
+    public Guid Identity => Guid.ParseExact(Name + "0000000000000000", "N");
+
     /// <summary>Throws the template away.</summary>
     public void Discard() => _store.Remove(_key.Name);
 
@@ -90,9 +159,10 @@ internal sealed class RunTemplate : IDisposable
     /// </summary>
     /// <param name="machine">The machine.</param>
     /// <param name="cards">Its network cards.</param>
+    /// <param name="disks">Its disks.</param>
     /// <param name="asked">Whether the user asked for the template.</param>
     /// <returns>The template, or why there is none.</returns>
-    public (TemplateDescription? Made, string? Problem) Make(VirtualMachine machine, IReadOnlyList<NetworkOption> cards, bool asked = false)
+    public (TemplateDescription? Made, string? Problem) Make(VirtualMachine machine, IReadOnlyList<NetworkOption> cards, RunDisks disks, bool asked = false)
     {
         using TemplateDraft? draft = _store.TryBegin(_key);
         if (draft is null)
@@ -103,11 +173,14 @@ internal sealed class RunTemplate : IDisposable
         machine.Pause();
         try
         {
+            // The state first: who is asked for it settles what is under way.
+            byte[] state = machine.SaveState();
+            disks.Flush();
             return (draft.Complete(
                 new TemplateDescription
                 {
                     Key = _key.Name,
-                    System = _options.Image ?? "default",
+                    System = _image?.Name.ToString() ?? "default",
                     Memory = _options.Memory,
                     Processors = _options.Processors,
                     Created = DateTimeOffset.UtcNow,
@@ -115,10 +188,11 @@ internal sealed class RunTemplate : IDisposable
                     Parts = _key.Parts,
                 },
                 [.. cards.Select(c => c.Mac.ToString()!)],
-                machine.SaveState(),
-                machine.Memory.CopyTo), null);
+                state,
+                machine.Memory.CopyTo,
+                _disk is { } disk ? disk.CopyTo : null), null);
         }
-        catch (Exception e) when (e is IOException or UnauthorizedAccessException or InvalidOperationException)
+        catch (Exception e) when (e is IOException or UnauthorizedAccessException or InvalidOperationException or DiskException)
         {
             return (null, e.Message);
         }
@@ -129,12 +203,16 @@ internal sealed class RunTemplate : IDisposable
     }
 
     /// <inheritdoc/>
-    public void Dispose() => _saved?.Dispose();
+    public void Dispose()
+    {
+        _saved?.Dispose();
+        _disk?.Dispose();
+    }
 
     /// <summary>What is listed here is allowed, all else is not.</summary>
     private static bool Serves(RunOptions o, IEngine engine) =>
         engine is TranslationEngine
-        && o is { Image: null, Kernel: null, Initrd: null, Append: "", Keep: false, CloudInit: null, Vsock: null, Named: false, Gdb: null, DebugExitPort: null, MaximumProcessors: null, Verbose: false }
+        && o is { Kernel: null, Initrd: null, Append: "", Keep: false, CloudInit: null, Vsock: null, Gdb: null, DebugExitPort: null, MaximumProcessors: null, Verbose: false }
         && o.Disks.Count == 0 && o.Shares.Count == 0
         && o.Backing is { HugePages: HugePages.None, Locked: false }
         && o.Processor == ProcessorOptions.None;
@@ -143,6 +221,13 @@ internal sealed class RunTemplate : IDisposable
     private static bool Serves(NetworkOption card) =>
         card is { Kind: NetworkKind.User, Mac: null, Mtu: null, Queues: null, Vlan: 0, LinkUp: true }
         && (ReferenceEquals(card, NetworkOption.DefaultUser) || (card.User with { Forwards = [] }) == (NetworkOption.DefaultUser.User with { Forwards = [] }));
+
+    /// <summary>The machine's own name comes later: to the guest, all are the one that runs have that are given none.</summary>
+    private static IReadOnlyList<string> ImageParts(RunOptions options, IReadOnlyList<NetworkOption> cards, StoredImage image) =>
+        ImagePlan.Describe(options with { Name = new RunOptions().Name, MachineId = null, CardAddresses = [.. cards.Select(c => c.Kind.ToString())] }, image);
+
+    /// <summary>Which image it is, and that of its disk's files.</summary>
+    private static string ImageLine(StoredImage image) => $"disk {TemplateKey.OfFile(image.DiskPath)}";
 
     private static List<string> DefaultSystemParts()
     {

@@ -22,6 +22,7 @@ internal static class TemplateCommand
 
         Examples:
           lodge template create --memory 1G --cpus 2     so that the first such 'lodge run' is fast already
+          lodge template create debian                   of a stored image: for 'lodge run debian' and 'lodge run -d debian'
           lodge template list
           lodge template remove 3f0c9e1d2b4a5968
           lodge template prune --older 30d
@@ -49,13 +50,15 @@ internal static class TemplateCommand
 
     private static Command CreateVerb(Func<RunOptions, int> run)
     {
-        Option<string?> memory = new("--memory") { Description = "Size of RAM [default: 512M]", HelpName = "SIZE" };
+        Argument<string?> image = new("IMAGE") { Description = "Stored image, for example debian; none is the default system", Arity = ArgumentArity.ZeroOrOne };
+        Option<string?> memory = new("--memory") { Description = "Size of RAM [default: 512M, of an image's machine 1G]", HelpName = "SIZE" };
         Option<string?> processors = new("--cpus") { Description = "Number of CPUs [default: 1]", HelpName = "N" };
         Option<string?> cpu = new("--cpu") { Description = $"CPU model: {string.Join(", ", CpuModel.Names)} [default: v3]", HelpName = "MODEL" };
-        Command command = new("create", "Boot a machine of the default system and keep it as a template; prints its name") { memory, processors, cpu };
+        Command command = new("create", "Boot a machine and keep it as a template; prints its name") { image, memory, processors, cpu };
         command.SetAction(parsed => run(Understood(() => new RunOptions
         {
             OnlyTemplate = true,
+            Image = parsed.GetValue(image),
             MemoryGiven = parsed.GetValue(memory) is not null,
             Memory = parsed.GetValue(memory) is { } size ? RunOptions.ParseMemory(size) : RunOptions.DefaultMemory,
             Processors = parsed.GetValue(processors) is { } count ? RunOptions.ParseProcessors(count) : 1,

@@ -37,6 +37,18 @@ public static partial class HostCopy
         }
     }
 
+    /// <summary>Copies an open file, with its holes; not durable.</summary>
+    /// <param name="source">The file; nobody may write to it meanwhile.</param>
+    /// <param name="copy">An empty file.</param>
+    /// <exception cref="IOException">The host refuses.</exception>
+    public static void Copy(SafeFileHandle source, SafeFileHandle copy)
+    {
+        if (Control(copy, CloneRequest, source) != 0)
+        {
+            CopyData(source, copy, null, default);
+        }
+    }
+
     private static void CopyData(SafeFileHandle from, SafeFileHandle to, IProgress<double>? progress, CancellationToken cancellation)
     {
         long length = RandomAccess.GetLength(from);

@@ -140,6 +140,21 @@ internal static unsafe partial class HostSystemCalls
         }
     }
 
+    /// <summary>linkat(2) of an open file.</summary>
+    /// <exception cref="IOException">The host refuses.</exception>
+    public static void Link(SafeHandle existing, string path)
+    {
+        const int followLinks = 0x400; // AT_SYMLINK_FOLLOW
+        string name = $"/proc/self/fd/{existing.DangerousGetHandle()}";
+        if (HardLink(CurrentFolder, name, CurrentFolder, path, followLinks) != 0)
+        {
+            throw new IOException($"'{path}' cannot be linked to a file that is open: {Marshal.GetLastPInvokeErrorMessage()}");
+        }
+    }
+
+    [LibraryImport("libc", EntryPoint = "linkat", StringMarshalling = StringMarshalling.Utf8, SetLastError = true)]
+    private static partial int HardLink(int oneFolder, string one, int otherFolder, string other, int flags);
+
     [LibraryImport("libc", EntryPoint = "link", StringMarshalling = StringMarshalling.Utf8, SetLastError = true)]
     private static partial int HardLink(string existing, string path);
 

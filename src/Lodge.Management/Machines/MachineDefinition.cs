@@ -38,7 +38,7 @@ public sealed record MachineDefinition
     /// <summary>The machine goes with its process' end (<c>lodge run -d --rm</c>).</summary>
     public bool Temporary { get; init; }
 
-    /// <summary>Identity of the machine that this one is a clone of; null for none. The guest of a clone is told its own machine ID.</summary>
+    /// <summary>Identity of the machine that this one is a clone of, or what stands for a template; null for none. The guest of a clone is told its own machine ID.</summary>
     public Guid? ClonedFrom { get; init; }
 
     /// <summary>

@@ -41,6 +41,9 @@ public sealed class MachineFolder(string path)
     /// <summary>A saved machine, which the next start goes on with.</summary>
     public string Saved => System.IO.Path.Combine(Work, "saved.lodge");
 
+    /// <summary>Folder with memory and state of the template where a machine's first start goes on; not there when it has started.</summary>
+    public string Template => System.IO.Path.Combine(Work, "template");
+
     /// <summary>Is there as long as a clone's guest has not made keys and such of its own.</summary>
     public string FreshIdentity => System.IO.Path.Combine(Work, "fresh-identity");
 
@@ -55,6 +58,18 @@ public sealed class MachineFolder(string path)
     private string StatusFile => System.IO.Path.Combine(Work, "status.json");
 
     private string ChangeLock => System.IO.Path.Combine(path, "change.lock");
+
+    /// <summary>Lets the first start boot, if there was none yet: for good when it returns.</summary>
+    /// <exception cref="IOException">The host refuses.</exception>
+    /// <exception cref="UnauthorizedAccessException">Likewise.</exception>
+    public void ForgetTemplate()
+    {
+        if (Directory.Exists(Template))
+        {
+            Directory.Delete(Template, recursive: true);
+            AtomicFile.SyncFolder(Work);
+        }
+    }
 
     /// <summary>Reads the definition.</summary>
     /// <param name="problem">Why there is none.</param>

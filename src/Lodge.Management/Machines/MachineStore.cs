@@ -93,6 +93,10 @@ public sealed class MachineStore(string folder)
     {
         MachineDefinition old = machine.ReadDefinition(out string? problem) ?? throw new ManagementException($"machine '{name}' cannot be used: {problem}");
         MachineDefinition changed = change(old);
+        if (!machine.IsRunning())
+        {
+            machine.ForgetTemplate(); // of a machine as it was
+        }
         machine.WriteDefinition(changed);
         Journal.Add(new MachineEvent(DateTimeOffset.Now, name, changed.Id, "edited"));
         return changed;

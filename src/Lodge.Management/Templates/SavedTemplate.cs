@@ -2,6 +2,7 @@ using System.Buffers.Binary;
 using System.Numerics;
 using System.Runtime.InteropServices;
 using System.Text;
+using Lodge.Management.Host;
 using Microsoft.Win32.SafeHandles;
 
 namespace Lodge.Management.Templates;
@@ -9,9 +10,14 @@ namespace Lodge.Management.Templates;
 /// <summary>A template that was opened to make a clone: it stays usable when its files are deleted meanwhile.</summary>
 public sealed class SavedTemplate : IDisposable
 {
-    internal SavedTemplate(SafeFileHandle memory, ReadOnlyMemory<byte> state, IReadOnlyList<string> cardAddresses)
+    private const string MemoryFile = "memory", StateFile = "state";
+    private readonly byte[] _file;
+
+    private SavedTemplate(SafeFileHandle memory, SafeFileHandle? disk, byte[] file, ReadOnlyMemory<byte> state, IReadOnlyList<string> cardAddresses)
     {
         Memory = memory;
+        Disk = disk;
+        _file = file;
         State = state;
         CardAddresses = cardAddresses;
     }
@@ -19,34 +25,98 @@ public sealed class SavedTemplate : IDisposable
     /// <summary>The memory file, open for reading.</summary>
     public SafeFileHandle Memory { get; }
 
+    /// <summary>What the machine has written to its system disk, an overlay on the image's (qcow2), open for reading; null for a machine without one.</summary>
+    public SafeFileHandle? Disk { get; }
+
     /// <summary>State of devices and processors.</summary>
     public ReadOnlyMemory<byte> State { get; }
 
     /// <summary>MAC addresses of the machine's network cards, which the guest's drivers have read.</summary>
     public IReadOnlyList<string> CardAddresses { get; }
 
+    /// <summary>Gives a machine that is being made memory and state by hard links: its first start goes on with them, whatever becomes of the template.</summary>
+    /// <param name="folder">A folder that is not there yet.</param>
+    /// <exception cref="IOException">The host refuses, for example because the folder is on another file system or the template was removed.</exception>
+    public void GiveTo(string folder)
+    {
+        Directory.CreateDirectory(folder, UnixFileMode.UserRead | UnixFileMode.UserWrite | UnixFileMode.UserExecute);
+        HostLink.Create(Memory, Path.Combine(folder, MemoryFile));
+        File.WriteAllBytes(Path.Combine(folder, StateFile), _file);
+    }
+
+    /// <summary>Opens what <see cref="GiveTo"/> has left in a folder; null when there is nothing, or nothing that can be used.</summary>
+    public static SavedTemplate? OpenGiven(string folder) => Read(folder, null, null, TemplateStore.HostStart);
+
+    /// <summary>Opens the files of a template; null when there are none, or they are not to be believed.</summary>
+    /// <param name="folder">Its folder.</param>
+    /// <param name="key">The text of the key that it must have; null: any.</param>
+    /// <param name="disk">Name of the overlay's file, which need not be there; null: none is looked for.</param>
+    /// <param name="start">Which start of the host this is.</param>
+    /// <exception cref="IOException">The host refuses.</exception>
+    /// <exception cref="UnauthorizedAccessException">Likewise.</exception>
+    internal static SavedTemplate? Read(string folder, string? key, string? disk, Func<string> start)
+    {
+        string stateFile = Path.Combine(folder, StateFile);
+        if (!File.Exists(stateFile))
+        {
+            return null;
+        }
+        SafeFileHandle memory = File.OpenHandle(Path.Combine(folder, MemoryFile), share: FileShare.ReadWrite | FileShare.Delete);
+        SafeFileHandle? overlay = null;
+        try
+        {
+            byte[] file = File.ReadAllBytes(stateFile);
+            overlay = disk is not null && File.Exists(Path.Combine(folder, disk)) ? File.OpenHandle(Path.Combine(folder, disk), share: FileShare.ReadWrite | FileShare.Delete) : null;
+            if (TemplateState.Read(file, key, start, TemplateFile.Of(memory), disk is null ? null : TemplateFile.Of(overlay)) is { } found)
+            {
+                SavedTemplate saved = new(memory, overlay, file, found.State, found.Cards);
+                (memory, overlay) = (null!, null);
+                return saved;
+            }
+            return null;
+        }
+        finally
+        {
+            memory?.Dispose();
+            overlay?.Dispose();
+        }
+    }
+
     /// <inheritdoc/>
-    public void Dispose() => Memory.Dispose();
+    public void Dispose()
+    {
+        Memory.Dispose();
+        Disk?.Dispose();
+    }
+}
+
+/// <summary>By what a template knows a file of its own again.</summary>
+/// <param name="Length">Its bytes; -1: there is none.</param>
+/// <param name="Time">Time of its last change in ticks.</param>
+internal readonly record struct TemplateFile(long Length, long Time)
+{
+    /// <summary>The file that is open; none for null.</summary>
+    public static TemplateFile Of(SafeFileHandle? file) => file is null ? new(-1, 0) : new(RandomAccess.GetLength(file), File.GetLastWriteTimeUtc(file).Ticks);
 }
 
 /// <summary>
-/// The file <c>state</c> of a template: a header that says for which key, which start of the host and which memory file it was made, and the state itself, with a checksum
+/// The file <c>state</c> of a template: a header that says for which key, which start of the host and which memory file and overlay it was made, and the state itself, with a checksum
 /// over all of it against accidents. Numbers are little-endian.
 /// </summary>
 internal static class TemplateState
 {
-    private const uint Version = 1;
+    private const uint Version = 2;
     private const int MaximumText = 256, MaximumCards = 64;
     private static readonly byte[] Magic = "LODGETPL"u8.ToArray();
 
     /// <summary>Composes the file.</summary>
     /// <param name="key">The text of the template's key.</param>
     /// <param name="start">The host's start in which the memory file is believed; empty: in any (it was written through).</param>
-    /// <param name="memoryLength">Bytes of the memory file.</param>
-    /// <param name="memoryTime">Time of the memory file's last change in ticks.</param>
+    /// <param name="memory">The memory file.</param>
+    /// <param name="disk">The overlay.</param>
     /// <param name="cards">Addresses of the cards.</param>
     /// <param name="state">The state.</param>
-    public static byte[] Write(string key, string start, long memoryLength, long memoryTime, IReadOnlyList<string> cards, ReadOnlySpan<byte> state)
+    public static byte[] Write(string key, string start, TemplateFile memory, TemplateFile disk, IReadOnlyList<string> cards, ReadOnlySpan<byte> state)
     {
         using MemoryStream output = new();
         using (BinaryWriter writer = new(output, Encoding.UTF8, leaveOpen: true))
@@ -55,8 +125,10 @@ internal static class TemplateState
             writer.Write(Version);
             writer.Write(key);
             writer.Write(start);
-            writer.Write(memoryLength);
-            writer.Write(memoryTime);
+            writer.Write(memory.Length);
+            writer.Write(memory.Time);
+            writer.Write(disk.Length);
+            writer.Write(disk.Time);
             writer.Write(cards.Count);
             foreach (string card in cards)
             {
@@ -72,8 +144,8 @@ internal static class TemplateState
         return file;
     }
 
-    /// <summary>Takes the file apart; null when it is damaged, of another version, or of another key, start or memory file.</summary>
-    public static (ReadOnlyMemory<byte> State, IReadOnlyList<string> Cards)? Read(byte[] file, string key, Func<string> start, long memoryLength, long memoryTime)
+    /// <summary>Takes the file apart; null when it is damaged, of another version, or of another key (null: any is right), start, memory file or overlay (null: any).</summary>
+    public static (ReadOnlyMemory<byte> State, IReadOnlyList<string> Cards)? Read(byte[] file, string? key, Func<string> start, TemplateFile memory, TemplateFile? disk)
     {
         int length = file.Length - sizeof(uint);
         if (length < Magic.Length || Checksum(file.AsSpan(0, length)) != BinaryPrimitives.ReadUInt32LittleEndian(file.AsSpan(length)))
@@ -84,12 +156,14 @@ internal static class TemplateState
         {
             using MemoryStream input = new(file, 0, length);
             using BinaryReader reader = new(input, Encoding.UTF8);
-            if (!reader.ReadBytes(Magic.Length).AsSpan().SequenceEqual(Magic) || reader.ReadUInt32() != Version || reader.ReadString() != key)
+            if (!reader.ReadBytes(Magic.Length).AsSpan().SequenceEqual(Magic) || reader.ReadUInt32() != Version || reader.ReadString() is var made && key is not null && made != key)
             {
                 return null;
             }
-            string made = reader.ReadString();
-            if ((made.Length != 0 && made != start()) || reader.ReadInt64() != memoryLength || reader.ReadInt64() != memoryTime)
+            string hostStart = reader.ReadString();
+            if ((hostStart.Length != 0 && hostStart != start())
+                || new TemplateFile(reader.ReadInt64(), reader.ReadInt64()) != memory
+                || new TemplateFile(reader.ReadInt64(), reader.ReadInt64()) is var written && disk is { } overlay && written != overlay)
             {
                 return null;
             }

@@ -6,7 +6,8 @@ namespace Lodge.Management.Templates;
 
 /// <summary>
 /// Templates: machines that were booted once and stand still where their guest waits for what it is to run. Each is a folder with <c>template.json</c>, <c>memory</c> (RAM as a sparse
-/// file, which clones map copy-on-write) and <c>state</c> (devices and processors), made whole or not at all. What is damaged, of another version or of an earlier start of the host
+/// file, which clones map copy-on-write), <c>state</c> (devices and processors) and, for a stored image, <c>disk.qcow2</c> (what the machine has written to its disk, on which clones
+/// put overlays of their own), made whole or not at all. What is damaged, of another version or of an earlier start of the host
 /// (and was not written through) is thrown away when it is met.
 /// </summary>
 /// <param name="folder">The store's folder.</param>
@@ -18,7 +19,7 @@ public sealed class TemplateStore(string folder)
     /// <summary>Most bytes that all templates take before the oldest are thrown away.</summary>
     public const long MaximumBytes = 8L << 30;
 
-    private const string DescriptionFile = "template.json", MemoryFile = "memory", StateFile = "state", LockFile = ".lock", NewPrefix = ".new-";
+    private const string DescriptionFile = "template.json", MemoryFile = "memory", StateFile = "state", DiskFile = "disk.qcow2", LockFile = ".lock", NewPrefix = ".new-";
     private const UnixFileMode Private = UnixFileMode.UserRead | UnixFileMode.UserWrite | UnixFileMode.UserExecute;
 
     /// <summary>The store of this user, in the cache folder.</summary>
@@ -29,27 +30,22 @@ public sealed class TemplateStore(string folder)
     public SavedTemplate? Open(TemplateKey key)
     {
         string place = Path.Combine(folder, key.Name);
-        SafeFileHandle? memory = null;
         try
         {
             if (!File.Exists(Path.Combine(place, StateFile)))
             {
                 return null;
             }
-            string path = Path.Combine(place, MemoryFile);
-            memory = File.OpenHandle(path, share: FileShare.ReadWrite | FileShare.Delete);
-            byte[] state = File.ReadAllBytes(Path.Combine(place, StateFile));
-            if (TemplateState.Read(state, key.Text, HostStart, RandomAccess.GetLength(memory), File.GetLastWriteTimeUtc(memory).Ticks) is { } found)
+            if (SavedTemplate.Read(place, key.Text, DiskFile, HostStart) is { } saved)
             {
                 Directory.SetLastWriteTimeUtc(place, DateTime.UtcNow);
-                return new SavedTemplate(memory, found.State, found.Cards);
+                return saved;
             }
         }
         catch (Exception e) when (e is IOException or UnauthorizedAccessException)
         {
             // Gone meanwhile, or not ours.
         }
-        memory?.Dispose();
         TryDelete(place);
         return null;
     }
@@ -149,9 +145,7 @@ public sealed class TemplateStore(string folder)
 
     internal static void Compose(TemplateDraft draft, TemplateDescription description, IReadOnlyList<string> cards, ReadOnlySpan<byte> state)
     {
-        string memory = Path.Combine(draft.Folder, MemoryFile);
-        FileInfo file = new(memory);
-        byte[] contents = TemplateState.Write(draft.Key.Text, description.Asked ? "" : HostStart(), file.Length, file.LastWriteTimeUtc.Ticks, cards, state);
+        byte[] contents = TemplateState.Write(draft.Key.Text, description.Asked ? "" : HostStart(), FileOf(MemoryFile), FileOf(DiskFile), cards, state);
         using (SafeFileHandle handle = File.OpenHandle(Path.Combine(draft.Folder, StateFile), FileMode.CreateNew, FileAccess.Write))
         {
             RandomAccess.Write(handle, contents, 0);
@@ -161,9 +155,13 @@ public sealed class TemplateStore(string folder)
             }
         }
         File.WriteAllText(Path.Combine(draft.Folder, DescriptionFile), JsonSerializer.Serialize(description, TemplateJson.Default.TemplateDescription) + "\n");
+
+        TemplateFile FileOf(string name) => new FileInfo(Path.Combine(draft.Folder, name)) is { Exists: true } file ? new(file.Length, file.LastWriteTimeUtc.Ticks) : TemplateFile.Of(null);
     }
 
     internal static SafeFileHandle CreateMemory(TemplateDraft draft) => File.OpenHandle(Path.Combine(draft.Folder, MemoryFile), FileMode.CreateNew, FileAccess.Write);
+
+    internal static SafeFileHandle CreateDisk(TemplateDraft draft) => File.OpenHandle(Path.Combine(draft.Folder, DiskFile), FileMode.CreateNew, FileAccess.ReadWrite);
 
     internal static void Delete(string place)
     {
@@ -200,7 +198,7 @@ public sealed class TemplateStore(string folder)
     }
 
     /// <summary>Which start of the host this is: what was written without waiting for the disk is whole only until the next one.</summary>
-    private static string HostStart()
+    internal static string HostStart()
     {
         try
         {

@@ -164,6 +164,7 @@ public sealed class ConsolePort : ICharacterReceiver
         {
             GuestOpen = open;
             GuestOpenChanged?.Invoke(open);
+            Backend?.GuestOpened(open);
         }
     }
 
