@@ -15,7 +15,20 @@ internal sealed class RunConsole : IDisposable
     /// <summary>Names of the ports in the guest (<c>/sys/class/virtio-ports/*/name</c>).</summary>
     public const string ControlName = "lodge.control", InputName = "lodge.stdin", OutputName = "lodge.stdout", ErrorName = "lodge.stderr", CommandName = "lodge.command";
 
-    private const string SettleScript = "! command -v systemctl >/dev/null || systemctl is-system-running --wait >/dev/null 2>&1; sync";
+    // When all is started, logins on the consoles and a lease still are on their way: until the processors did nothing for two seconds, or ten have passed.
+    private const string SettleScript = """
+        ! command -v systemctl >/dev/null || systemctl is-system-running --wait >/dev/null 2>&1
+        sync
+        calm=0 all=$(nproc)
+        for _ in 1 2 3 4 5 6 7 8 9 10; do
+            read begin idle </proc/uptime
+            sleep 1
+            read end rest </proc/uptime
+            [ $((${rest%.*}${rest#*.} - ${idle%.*}${idle#*.})) -ge $(((${end%.*}${end#*.} - ${begin%.*}${begin#*.}) * all * 9 / 10)) ] && calm=$((calm + 1)) || calm=0
+            [ $calm -lt 2 ] || break
+        done
+        sync
+        """;
 
     private readonly RunEnd _end;
     private readonly List<OutputPort> _outputs = [];

@@ -31,7 +31,8 @@ internal static class CloneText
             date -s @{now.ToUnixTimeSeconds()} >/dev/null
             printf '{Octal(seed)}' >/dev/urandom
             {'}'}
-            echo '{name}' >/proc/sys/kernel/hostname
+            read -r lodge_name </proc/sys/kernel/hostname
+            [ "$lodge_name" = '{name}' ] || echo '{name}' >/proc/sys/kernel/hostname
             {'{'}
             rm -f /var/lib/systemd/random-seed
             [ ! -e /etc/machine-id ] || echo {machineId:n} >/etc/machine-id
