@@ -118,6 +118,28 @@ public sealed unsafe class SelfModifyingCodeTests : IDisposable
     }
 
     [Fact]
+    public void CodeThatWasGivenBackIsTranslatedAgain()
+    {
+        ReturnValue(Function, 5);
+        _guest.Assemble(Code, a =>
+        {
+            a.call(Function);
+            a.add(eax, 10);
+            Exit(a);
+        });
+        Assert.Equal(15UL, Run(false));
+        long before = _guest.Processor.Blocks.Translated;
+        Assert.Equal(15UL, Run(false));
+        Assert.Equal(before, _guest.Processor.Blocks.Translated);
+        _guest.Processor.Blocks.Trim();
+        Assert.Equal(0, _guest.Processor.Blocks.Used);
+        Assert.Equal(15UL, Run(false));
+        Assert.True(_guest.Processor.Blocks.Translated > before);
+        ReturnValue(Function, 6);
+        Assert.Equal(16UL, Run(false)); // stores are seen as before
+    }
+
+    [Fact]
     public void DataBesideCodeIsWrittenWithoutRetranslation()
     {
         _guest.Assemble(Code, a =>

@@ -14,6 +14,22 @@ public sealed class DebianImage : IDisposable
             Missing = "mmdebstrap is missing: install the package mmdebstrap";
             return;
         }
+        // A cache of its own, since templates of this image are no use to others; what else is in the user's cache is used.
+        Directory.CreateDirectory(Path.Combine(Cache, "lodge"));
+        string? root = Environment.GetEnvironmentVariable("XDG_CACHE_HOME");
+        string user = Path.Combine(string.IsNullOrEmpty(root) ? Path.Combine(Environment.GetEnvironmentVariable("HOME")!, ".cache") : root, "lodge");
+        foreach (string entry in Directory.Exists(user) ? Directory.GetFileSystemEntries(user).Where(entry => Path.GetFileName(entry) != "templates") : [])
+        {
+            string own = Path.Combine(Cache, "lodge", Path.GetFileName(entry));
+            if (Directory.Exists(entry))
+            {
+                File.CreateSymbolicLink(own, entry);
+            }
+            else
+            {
+                File.Copy(entry, own);
+            }
+        }
         if (Environment.GetEnvironmentVariable("LODGE_DEBIAN_IMAGES") is { } built)
         {
             // The folder 'images' of a store that has 'debian' already, for long forms of single tests.
@@ -44,12 +60,15 @@ public sealed class DebianImage : IDisposable
     /// <summary>A folder for a test's files.</summary>
     public string Folder => _data;
 
+    /// <summary>The folder that stands for the user's cache.</summary>
+    public string Cache => Path.Combine(_data, "cache");
+
     /// <summary>Runs lodge with the store.</summary>
     public (int Status, string Output, string Error) Run(params string[] arguments) => RunWithInput("", arguments);
 
     /// <summary>Runs lodge with the store and a standard input.</summary>
     public (int Status, string Output, string Error) RunWithInput(string input, params string[] arguments) =>
-        LodgeProcess.Script(input, "export XDG_DATA_HOME=$1; shift; exec \"$0\" \"$@\"", [_data, .. arguments]);
+        LodgeProcess.Script(input, "export XDG_DATA_HOME=$1 XDG_CACHE_HOME=$1/cache; shift; exec \"$0\" \"$@\"", [_data, .. arguments]);
 
     private void Done(params string[] arguments)
     {

@@ -110,17 +110,75 @@ public sealed class TemplateStoreTests : IDisposable
         Assert.Equal(8, RandomAccess.Read(saved.Memory, new byte[8], 0)); // a clone in the making goes on
     }
 
+    [Fact]
+    public void What_an_image_s_machine_wrote_is_kept_and_a_change_to_it_is_found()
+    {
+        TemplateKey key = Key("image");
+        Make(key, [1], disk: [7, 7, 7]);
+        using (SavedTemplate saved = Store.Open(key)!)
+        {
+            byte[] disk = new byte[4];
+            Assert.Equal(3, RandomAccess.Read(saved.Disk!, disk, 0));
+            Assert.Equal([7, 7, 7, 0], disk);
+        }
+        Assert.Equal(11, Assert.Single(Store.List()).Description.StoredBytes);
+        File.Delete(Path.Combine(_folder, "templates", key.Name, "disk.qcow2"));
+        Assert.Null(Store.Open(key));
+        Assert.Empty(Store.List());
+        Make(key, [1], disk: [7, 7, 7]);
+        File.AppendAllText(Path.Combine(_folder, "templates", key.Name, "disk.qcow2"), "x");
+        Assert.Null(Store.Open(key));
+        Make(key, [1]);
+        File.WriteAllText(Path.Combine(_folder, "templates", key.Name, "disk.qcow2"), "of another");
+        Assert.Null(Store.Open(key));
+    }
+
+    [Fact]
+    public void A_machine_keeps_what_it_was_given_when_the_template_goes()
+    {
+        TemplateKey key = Key("image");
+        Make(key, [1, 2, 3], disk: [7]);
+        string given = Path.Combine(_folder, "given"), late = Path.Combine(_folder, "late");
+        using (SavedTemplate saved = Store.Open(key)!)
+        {
+            saved.GiveTo(given);
+            Assert.True(Store.Remove(key.Name));
+            Make(key, [4], disk: [8]); // another one in its place is never mixed with it
+            saved.GiveTo(Path.Combine(_folder, "again"));
+            Assert.Equal([1, 2, 3], SavedTemplate.OpenGiven(Path.Combine(_folder, "again"))!.State.ToArray());
+        }
+        using (SavedTemplate taken = SavedTemplate.OpenGiven(given)!)
+        {
+            Assert.Equal([1, 2, 3], taken.State.ToArray());
+            Assert.Equal(["52:54:00:00:00:01"], taken.CardAddresses);
+            Assert.Equal(8, RandomAccess.Read(taken.Memory, new byte[8], 0));
+        }
+        using (SavedTemplate gone = Store.Open(key)!)
+        {
+            Assert.True(Store.Remove(key.Name));
+            Assert.Throws<IOException>(() => gone.GiveTo(late)); // no name leads to it any more
+        }
+        Assert.Null(SavedTemplate.OpenGiven(late));
+        File.AppendAllText(Path.Combine(given, "memory"), "x");
+        Assert.Null(SavedTemplate.OpenGiven(given));
+        Assert.Null(SavedTemplate.OpenGiven(Path.Combine(_folder, "nowhere")));
+    }
+
     private static TemplateKey Key(string text) => new(["form 1", text]);
 
     private static TemplateDescription Description(TemplateKey key) => new() { Key = key.Name, System = "default", Parts = key.Parts };
 
-    private void Make(TemplateKey key, byte[] state)
+    private void Make(TemplateKey key, byte[] state, byte[]? disk = null)
     {
         using TemplateDraft draft = Store.TryBegin(key)!;
         draft.Complete(Description(key), ["52:54:00:00:00:01"], state, file =>
         {
             RandomAccess.Write(file, new byte[] { 9, 9, 9, 9, 9, 9, 9, 9 }, 0);
             return 8;
+        }, disk is null ? null : file =>
+        {
+            RandomAccess.Write(file, disk, 0);
+            return disk.Length;
         });
     }
 }

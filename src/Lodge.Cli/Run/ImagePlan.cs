@@ -95,7 +95,7 @@ internal static class ImagePlan
                 ? CloneText.Compose(options.Name, options.MachineId ?? Guid.NewGuid(), DateTimeOffset.UtcNow, HostRandom.Bytes(CloneProgram.SeedLength), keys: options.Folder is null)
                 : [];
             return mode == CommandMode.Shell
-                ? [.. first, .. CloneText.Login(use == TemplateUse.Clone, size)]
+                ? [.. first, .. CloneText.Login(anew: use == TemplateUse.Clone && interactive, size)]
                 : [.. first, .. Encoding.ASCII.GetBytes(CloneText.Size(size)), .. CommandImage.Text(mode, mark, terminal, command, options.Keep, RunShares.Script(options.Shares))];
         }
     }

@@ -59,9 +59,11 @@ internal static class CloneText
         return Encoding.ASCII.GetBytes(text.ToString());
     }
 
-    /// <summary>For the login on the console: it starts anew, with the clone's name and on a screen of this size; nothing else is to be run.</summary>
-    public static byte[] Login(bool isClone, (int Columns, int Rows)? size) => Encoding.ASCII.GetBytes(
-        (isClone ? $"{Size(size)}systemctl --no-block restart serial-getty@hvc0.service\n" : "") + "exit 0\n\n");
+    /// <summary>Nothing is to be run but the login on the console.</summary>
+    /// <param name="anew">Whether it starts anew, on a screen of this size, for a user who is there and has seen nothing of it.</param>
+    /// <param name="size">The size.</param>
+    public static byte[] Login(bool anew, (int Columns, int Rows)? size) => Encoding.ASCII.GetBytes(
+        (anew ? $"{Size(size)}systemctl --no-block restart serial-getty@hvc0.service\n" : "") + "exit 0\n\n");
 
     /// <summary>Sets the size of the virtio console.</summary>
     public static string Size((int Columns, int Rows)? size) =>

@@ -58,6 +58,14 @@ internal sealed unsafe partial class CodeMemory : IDisposable
     /// <summary>Distance from the writable to the executable view.</summary>
     public nint Delta => (nint)(Execute - Write);
 
+    /// <summary>Gives what stands behind an address back to the host: nobody executes it any more, and it reads as zeros until it is written again.</summary>
+    public void Release(byte* from)
+    {
+        const int adviseRemove = 9; // MADV_REMOVE
+        nint first = (nint)(from - Execute + 0xFFF) & ~0xFFF;
+        _ = madvise(Write + first, (nuint)(Size - first), adviseRemove); // if the host refuses, it stays
+    }
+
     /// <inheritdoc/>
     public void Dispose()
     {
@@ -105,6 +113,9 @@ internal sealed unsafe partial class CodeMemory : IDisposable
 
     [LibraryImport("libc", SetLastError = true)]
     private static partial void* mmap(void* address, nuint length, int protection, int flags, int fd, long offset);
+
+    [LibraryImport("libc")]
+    private static partial int madvise(void* address, nuint length, int advice);
 
     [LibraryImport("libc")]
     private static partial int munmap(void* address, nuint length);

@@ -242,6 +242,25 @@ internal sealed unsafe partial class BlockCache : IDisposable
         _vcpu.ClearJumpCache();
     }
 
+    /// <summary>Bytes of code of blocks.</summary>
+    public long Used => _at - _blockStart;
+
+    /// <summary>Drops everything and gives its memory back to the host.</summary>
+    public void Trim()
+    {
+        Flush();
+        _pages.TrimExcess();
+        _blocks.TrimExcess();
+        _byAddress.TrimExcess();
+        _globalLinks.TrimExcess();
+        _checkAlone.TrimExcess();
+        _variants.TrimExcess();
+        _recipes.TrimExcess();
+        _recipeNumbers.TrimExcess();
+        Exits.TrimExcess();
+        _memory.Release(_blockStart);
+    }
+
     private void Remove(Block block)
     {
         if (!block.Valid)

@@ -147,6 +147,7 @@ internal sealed unsafe partial class Vcpu
             _invalidateAll = false;
             Blocks.Flush();
         }
+        GiveCodeBack();
     }
 
     /// <summary>Waits for an interrupt. Entered and left with nothing lost: whoever makes something pending sets ExitRequest first, then wakes the waiter.</summary>
@@ -154,6 +155,7 @@ internal sealed unsafe partial class Vcpu
     {
         Halts++;
         long since = System.Diagnostics.Stopwatch.GetTimestamp();
+        NoteHalt(since);
         if (!_haltPoll.Poll(ref Unsafe.As<uint, int>(ref B->ExitRequest)))
         {
             _waiting = true;
@@ -166,6 +168,7 @@ internal sealed unsafe partial class Vcpu
             _waiting = false;
             _haltPoll.Waited(since);
         }
+        _idleTicks += System.Diagnostics.Stopwatch.GetTimestamp() - since;
         B->ExitRequest = 1;
     }
 
