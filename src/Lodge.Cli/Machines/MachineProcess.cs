@@ -201,6 +201,7 @@ internal sealed class MachineProcess
         {
             machine.RestoreState(template.State);
             machine.NewGeneration(Guid.NewGuid());
+            template.Dispose(); // whoever takes this process over has no file of other machines' template in it
         }
         catch (SavedStateException e)
         {

@@ -41,7 +41,8 @@ internal static class RunMachine
             {
                 // By the most that it can have: what devices have stays the same when processors come and go, also between a save and a restore.
                 int processors = options.MaximumProcessors ?? options.Processors;
-                bool removable = options.Folder is not null; // only there somebody can ask for it
+                // Only a kept machine can be asked for it, and that may be a clone of what another run of the image made.
+                bool removable = options.Folder is not null || options.Image is not null;
                 disks.AddPlaced(chipset, processors, removable);
                 networks.AddPlaced(chipset, processors, removable);
                 AddDevices(chipset, consoles);

@@ -1,3 +1,4 @@
+using System.Diagnostics;
 using System.Globalization;
 using System.Net;
 using System.Net.Sockets;
@@ -16,8 +17,9 @@ namespace Lodge.Cli.Run;
 /// <summary>One machine in the foreground.</summary>
 internal static class RunSession
 {
-    // How long a system of an image that waits for its command may take until it is all up: when it becomes a template on the run's own account, and when that was asked for.
-    private static readonly TimeSpan OwnSettling = TimeSpan.FromSeconds(30), AskedSettling = TimeSpan.FromMinutes(5);
+    // How long a system of an image that waits for its command may take until it has come to rest: when that was asked for, and at least when it becomes a template on the run's own account; then at most as long as
+    // it took until now.
+    private static readonly TimeSpan AskedSettling = TimeSpan.FromMinutes(10), LeastSettling = TimeSpan.FromSeconds(30);
 
     /// <summary>Runs it to its end.</summary>
     /// <returns>Exit status of the process.</returns>
@@ -107,6 +109,7 @@ internal static class RunSession
             {
                 machine.Start();
             }
+            long started = Stopwatch.GetTimestamp();
             RunTimes.Mark("start");
             console.Start(holds: plan.GuestWaits && !isClone);
             if (isClone)
@@ -118,7 +121,8 @@ internal static class RunSession
                 console.GuestWaits.ContinueWith(
                     async _ =>
                     {
-                        (TemplateDescription? made, string? problem) = await console.SettleAsync(options.OnlyTemplate ? AskedSettling : OwnSettling).ConfigureAwait(false)
+                        TimeSpan boot = Stopwatch.GetElapsedTime(started);
+                        (TemplateDescription? made, string? problem) = await console.SettleAsync(options.OnlyTemplate ? AskedSettling : boot > LeastSettling ? boot : LeastSettling).ConfigureAwait(false)
                             ? template!.Make(machine, cards, disks, options.OnlyTemplate)
                             : (null, "its guest's system did not come to rest, or it has no guest agent that answers");
                         if (!options.OnlyTemplate)

@@ -219,7 +219,7 @@ internal sealed class RunTemplate : IDisposable
 
     /// <summary>What happens to a card's traffic outside the machine is the run's own affair; what the guest sees of the card is not.</summary>
     private static bool Serves(NetworkOption card) =>
-        card is { Kind: NetworkKind.User, Mac: null, Mtu: null, Queues: null, Vlan: 0, LinkUp: true }
+        card is { Kind: NetworkKind.User, Mac: null, Mtu: null, Queues: null, Vlan: 0, LinkUp: true, IsNamed: false, Slot: null, IsPlace: false }
         && (ReferenceEquals(card, NetworkOption.DefaultUser) || (card.User with { Forwards = [] }) == (NetworkOption.DefaultUser.User with { Forwards = [] }));
 
     /// <summary>The machine's own name comes later: to the guest, all are the one that runs have that are given none.</summary>
