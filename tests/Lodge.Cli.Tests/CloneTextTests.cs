@@ -14,13 +14,13 @@ public class CloneTextTests
     [Theory]
     [InlineData(false)]
     [InlineData(true)]
-    public void It_is_a_script_without_an_empty_line(bool keys)
+    public void It_is_a_script_without_an_empty_line(bool kept)
     {
-        string text = Compose(keys);
+        string text = Compose(kept);
         Assert.DoesNotContain("\n\n", text, StringComparison.Ordinal); // the command service would take the rest for the command
         Assert.EndsWith("\n", text, StringComparison.Ordinal);
         Assert.Equal("", Shell("-n", text));
-        Assert.Equal(keys, text.Contains("ssh-keygen", StringComparison.Ordinal));
+        Assert.Equal(!kept, text.Contains("ssh-keygen", StringComparison.Ordinal));
         Assert.Contains("echo 0123456789abcdef0123456789abcdef >/etc/machine-id", text, StringComparison.Ordinal);
     }
 
@@ -31,7 +31,7 @@ public class CloneTextTests
         try
         {
             // The two printf commands of the script, with their output kept.
-            string[] formats = [.. Compose(false).Split('\n').Where(line => line.StartsWith("printf", StringComparison.Ordinal)).SelectMany(line => line.Split('\'')).Where(part => part.StartsWith('\\'))];
+            string[] formats = [.. Compose(true).Split('\n').Where(line => line.StartsWith("printf", StringComparison.Ordinal)).SelectMany(line => line.Split('\'')).Where(part => part.StartsWith('\\'))];
             Assert.Equal(3, formats.Length);
             Shell("-e", $"printf '{formats[0]}' >{folder}/program\nprintf '{formats[1]}' >{folder}/input\nprintf '{formats[2]}' >{folder}/seed\n");
             Assert.Equal(CloneProgram.File(), File.ReadAllBytes(Path.Combine(folder, "program")));
@@ -55,7 +55,7 @@ public class CloneTextTests
 
     private static byte[] Seed { get; } = [.. Enumerable.Range(0, CloneProgram.SeedLength).Select(i => (byte)(i * 8))];
 
-    private static string Compose(bool keys) => Encoding.ASCII.GetString(CloneText.Compose("web", Id, DateTimeOffset.UnixEpoch.AddSeconds(1000), Seed, keys));
+    private static string Compose(bool kept) => Encoding.ASCII.GetString(CloneText.Compose("web", Id, DateTimeOffset.UnixEpoch.AddSeconds(1000), Seed, kept));
 
     private static string Shell(string option, string script)
     {

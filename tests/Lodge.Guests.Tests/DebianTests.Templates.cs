@@ -50,7 +50,7 @@ public sealed partial class DebianTests
             HashSet<string> identities = [];
             foreach (string machine in machines)
             {
-                string[] answer = Ok("exec", machine, "--wait", "300", "--", "sh", "-c", $"hostname; {Boot}; cat /etc/machine-id; echo mine >/root/mine; sync; cat /root/mine").Split('\n');
+                string[] answer = Ok("exec", "--wait", "300", machine, "--", "sh", "-c", $"hostname; {Boot}; cat /etc/machine-id; echo mine >/root/mine; sync; cat /root/mine").Split('\n');
                 Assert.Equal((machine, first[1], "mine"), (answer[0], answer[1], answer[3]));
                 Assert.True(identities.Add(answer[2]) && answer[2] != first[2], "a machine ID comes twice");
             }

@@ -75,7 +75,7 @@ internal static class CreateCommand
         {
             if (template?.TryGiveTo(folder) == true)
             {
-                folder.WriteDefinition(definition with { ClonedFrom = template.Identity });
+                folder.WriteDefinition(definition with { ClonedFrom = template.Identity, FromTemplate = true });
             }
             else if (image is not null)
             {

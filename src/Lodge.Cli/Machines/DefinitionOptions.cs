@@ -26,7 +26,7 @@ internal static class DefinitionOptions
             throw new ManagementException($"machine '{folder.Name}' has an option that is not understood: {parsed.Errors[0].Message.ReplaceLineEndings(" ")}; change it: lodge edit {folder.Name}");
         }
         RunOptions options = arguments.Bind(parsed, definition.Command.Count == 0 ? null : definition.Command).WithImageMemory();
-        return options with { Folder = folder.Path, WorkFolder = folder.Work, Named = true, Keep = definition.Image is not null, MachineId = definition.ClonedFrom is null ? null : definition.Id };
+        return options with { Folder = folder.Path, WorkFolder = folder.Work, Named = true, Keep = definition.Image is not null, CommandPort = definition.FromTemplate, MachineId = definition.ClonedFrom is null ? null : definition.Id };
     }
 
     /// <summary>The options of a command line as a definition keeps them.</summary>

@@ -14,6 +14,7 @@ internal sealed class MachineConsoles : IDisposable
     private readonly List<IDisposable> _outputs = [];
     private readonly ChannelPort? _agentPort;
     private readonly TextPort? _command;
+    private readonly TaskCompletionSource _isItself = new(TaskCreationOptions.RunContinuationsAsynchronously);
 
     /// <summary>Makes the backends.</summary>
     /// <param name="plan">What is booted.</param>
@@ -44,7 +45,7 @@ internal sealed class MachineConsoles : IDisposable
                 {
                     Ended(status, AwaitsCommand ? [output.Ended, errors.Ended] : [], commandEnded);
                 }
-            });
+            }, () => _isItself.TrySetResult());
             DefaultSystem = plan.SystemDisk is null ? control : null;
             ports.AddRange(
             [
@@ -88,6 +89,9 @@ internal sealed class MachineConsoles : IDisposable
 
     /// <summary>What looks through the serial port's output.</summary>
     public PanicWatch PanicWatch { get; } = new();
+
+    /// <summary>Completes when the guest of a clone of a template has told that it is another one now: it has its own name, random numbers and time.</summary>
+    public Task IsItself => _isItself.Task;
 
     /// <summary>Tells a guest that waits for it what it is to run.</summary>
     public void GiveCommand() => _command?.Give();

@@ -27,6 +27,9 @@ internal sealed class MachineProcess
     // How long the guest has to turn its power off when the process is asked to end (SIGTERM, as the host's shutdown sends it).
     private static readonly TimeSpan TerminationTime = TimeSpan.FromSeconds(60);
 
+    // How long the guest of a clone may take to become another one before its start counts as done all the same.
+    private static readonly TimeSpan IdentityTime = TimeSpan.FromSeconds(30);
+
     private readonly MachineFolder _folder;
     private readonly MachineDefinition _definition;
     private readonly MachineJournal _journal;
@@ -165,6 +168,11 @@ internal sealed class MachineProcess
         consoles.GiveCommand();
         Tell(MachineStates.Running);
         Record(saved is null ? "started" : "restored", template is null ? null : "as a clone of a template");
+        if (template is not null)
+        {
+            // Nobody is to meet the guest of the template in it by the agent.
+            Task.WaitAny([consoles.IsItself, machine.Completion], IdentityTime);
+        }
         report.Started();
         if (saved is not null)
         {

@@ -83,7 +83,7 @@ internal static class ImagePlan
             SystemDisk = new SystemDisk(image, bus, options.Folder ?? (options.Keep ? Path.Combine(HostFolders.Data, "machines", options.Name) : null)),
             Seed = seeded ? new SeedDisk(CloudInitOption.Seed(options.CloudInit, options.Name, installService: !manifest.HasCommandService, options.CardAddresses), bus, options.WorkFolder) : null,
             AgentCommand = agent ? options.Command.Count != 0 ? options.Command : ["sh"] : null,
-            Command = agent || (mode == CommandMode.Shell && use == TemplateUse.None) ? null : Text,
+            Command = agent || (mode == CommandMode.Shell && use == TemplateUse.None && !options.CommandPort) ? null : Text,
             GuestWaits = use != TemplateUse.None,
         };
 
@@ -92,7 +92,7 @@ internal static class ImagePlan
             (int, int)? size = use == TemplateUse.Clone && interactive ? Terminal.Size() : null;
             // A kept machine's agent gives it other host keys, and goes on with that at the next start if it is interrupted.
             byte[] first = use == TemplateUse.Clone
-                ? CloneText.Compose(options.Name, options.MachineId ?? Guid.NewGuid(), DateTimeOffset.UtcNow, HostRandom.Bytes(CloneProgram.SeedLength), keys: options.Folder is null)
+                ? CloneText.Compose(options.Name, options.MachineId ?? Guid.NewGuid(), DateTimeOffset.UtcNow, HostRandom.Bytes(CloneProgram.SeedLength), kept: options.Folder is not null)
                 : [];
             return mode == CommandMode.Shell
                 ? [.. first, .. CloneText.Login(anew: use == TemplateUse.Clone && interactive, size)]

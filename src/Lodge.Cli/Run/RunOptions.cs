@@ -78,6 +78,9 @@ internal sealed record RunOptions
     /// <summary>Whether the name was given: then the machine's CMOS is kept under it.</summary>
     public bool Named { get; init; }
 
+    /// <summary>Whether an image's machine has a command port also where it has no command: one that began as a clone of a template keeps its devices.</summary>
+    public bool CommandPort { get; init; }
+
     /// <summary>Folder of a machine that is kept; null for one that goes with its run.</summary>
     public string? Folder { get; init; }
 

@@ -15,8 +15,8 @@ internal static class CloneText
     /// <param name="machineId">Machine ID.</param>
     /// <param name="now">The time.</param>
     /// <param name="seed"><see cref="CloneProgram.SeedLength"/> random bytes.</param>
-    /// <param name="keys">Whether the SSH server gets other host keys; where the guest's agent does that later, it is not done here.</param>
-    public static byte[] Compose(string name, Guid machineId, DateTimeOffset now, ReadOnlySpan<byte> seed, bool keys)
+    /// <param name="kept">Whether the machine is kept: then the guest's agent gives the SSH server other host keys later, and who is to use the agent is told on the control port that the guest is another one now.</param>
+    public static byte[] Compose(string name, Guid machineId, DateTimeOffset now, ReadOnlySpan<byte> seed, bool kept)
     {
         StringBuilder text = new();
         // First clock and random numbers, by the program that does it in the default system. A folder may be mounted noexec.
@@ -40,7 +40,11 @@ internal static class CloneText
             {'}'} 2>/dev/null
 
             """);
-        if (keys)
+        if (kept)
+        {
+            text.Append("{ echo waiting >/dev/virtio-ports/lodge.control; } 2>/dev/null\n");
+        }
+        else
         {
             // Nobody meets the server with the template's keys: it is stopped until there are others.
             text.Append("""

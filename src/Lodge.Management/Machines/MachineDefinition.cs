@@ -67,6 +67,9 @@ public sealed record MachineDefinition
         return this with { Unsettled = notes.Count == 0 ? null : notes };
     }
 
+    /// <summary>Whether the machine began as a clone of a template, whose devices it keeps.</summary>
+    public bool FromTemplate { get; init; }
+
     /// <summary>The only or last value of an option, or null.</summary>
     public string? Option(string name) => Options.TryGetValue(name, out IReadOnlyList<string>? values) && values.Count != 0 ? values[^1] : null;
 
