@@ -39,6 +39,29 @@ public sealed class LocalApicTimerTests : IDisposable
         Assert.Equal(1_000_000u, Apic.ReadMemory(ApicRegister.InitialCount));
     }
 
+    // Its interrupt was due when time stood still, and had not been sent: what is restored sends it.
+    [Fact]
+    public void One_shot_that_was_due_when_time_was_stopped_fires_after_a_restore()
+    {
+        MachineClock clock = _guest.Partition.Options.Clock;
+        clock.Stop();
+        Apic.WriteMemory(ApicRegister.DivideConfiguration, 0xB);
+        Apic.WriteMemory(Timer, 0x52);
+        Apic.WriteMemory(ApicRegister.InitialCount, 1000);
+        clock.Set(clock.Now + 1_000_000);
+        Assert.False(Apic.TryTakeInterrupt(out _));
+        var state = new ProcessorState();
+        Apic.Save(state);
+        Apic.WriteMemory(ApicRegister.InitialCount, 0);
+        Apic.Restore(state);
+        clock.Start();
+        Assert.Equal(0x52, Await());
+
+        Apic.Save(state); // sent: not again
+        Apic.Restore(state);
+        Assert.False(SpinWait.SpinUntil(() => Apic.TryTakeInterrupt(out _), 20));
+    }
+
     [Fact]
     public void Periodic_fires_again_and_again_until_stopped()
     {

@@ -299,6 +299,43 @@ public sealed class SavedMachineTests : IDisposable
         Assert.Equal(0x5A, value);
     }
 
+    // Pages of a pool are copied while the machine is held.
+    [Fact]
+    public async Task A_machine_in_pool_pages_is_kept_and_restored()
+    {
+        const string pool = "/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages";
+        const ulong size = 32UL << 20;
+        Assert.SkipUnless(Environment.IsPrivilegedProcess && File.Exists(pool), "needs root to fill the pool of huge pages");
+        int before = int.Parse(File.ReadAllText(pool), System.Globalization.CultureInfo.InvariantCulture);
+        File.WriteAllText(pool, $"{before + 40}");
+        try
+        {
+            Assert.SkipUnless(int.Parse(File.ReadAllText(pool), System.Globalization.CultureInfo.InvariantCulture) >= before + 40, "the host has no huge pages left");
+            MachineConfiguration configuration = Configuration() with { MemorySize = size, Backing = new MemoryBacking(HugePages.Pool2M) };
+            using VirtualMachine machine = new(configuration, new FakeEngine(Idle));
+            byte[] contents = RandomMemory(9)[..(int)size];
+            Assert.True(machine.Memory.TryWrite(0, contents));
+            machine.Start();
+            for (int round = 0; round < 2; round++)
+            {
+                MachineSnapshot snapshot = MachineImage.BeginSnapshot(machine, File1);
+                Assert.True(machine.Memory.TryWrite(0x3000, (ulong)round + 1)); // after the moment
+                await snapshot.Written.WaitAsync(s_patience);
+                using SavedMachine saved = SavedMachine.Open(File1);
+                using VirtualMachine copy = new(configuration with { IsRestored = true, Backing = round == 0 ? configuration.Backing : MemoryBacking.Default }, new FakeEngine(Idle));
+                await saved.RestoreInto(copy).Loaded.WaitAsync(s_patience);
+                Assert.Equal(contents, Contents(copy));
+                BitConverter.TryWriteBytes(contents.AsSpan(0x3000), (ulong)round + 1);
+            }
+            machine.Pause();
+            Assert.Equal(contents, Contents(machine));
+        }
+        finally
+        {
+            File.WriteAllText(pool, $"{before}");
+        }
+    }
+
     [Fact]
     public void What_fails_while_the_machine_is_held_leaves_no_file_and_the_machine_running()
     {

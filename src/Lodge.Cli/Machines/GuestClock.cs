@@ -41,12 +41,19 @@ internal sealed class GuestClock(GuestAgentClient agent)
             {
                 await agent.SynchronizeAsync(Patience).ConfigureAwait(false);
                 GuestAgentException? refused = null;
-                for (int i = 0; i < MostTries && await IsRightAsync().ConfigureAwait(false) is var right && right != true; i++)
+                bool? right = false;
+                for (int i = 0; i < MostTries && right != true; i++)
                 {
+                    TimeSpan way;
+                    (right, way) = await IsRightAsync().ConfigureAwait(false);
                     if (right == false)
                     {
-                        refused = refused is null ? await TrySetAsync().ConfigureAwait(false) : throw refused;
+                        refused = await TrySetAsync(way).ConfigureAwait(false);
                     }
+                }
+                if (right == false && refused is not null)
+                {
+                    throw refused;
                 }
             }
             catch (GuestAgentException e) when (e.Failure != GuestAgentFailure.Closed)
@@ -62,11 +69,11 @@ internal sealed class GuestClock(GuestAgentClient agent)
     }
 
     /// <summary>Sets it. An agent that has set it and cannot set the guest's hardware clock by it refuses, too (Debian without hwclock): whether it did is seen by the time.</summary>
-    private async Task<GuestAgentException?> TrySetAsync()
+    private async Task<GuestAgentException?> TrySetAsync(TimeSpan way)
     {
         try
         {
-            await agent.SetTimeAsync(DateTimeOffset.UtcNow).ConfigureAwait(false);
+            await agent.SetTimeAsync(DateTimeOffset.UtcNow + way).ConfigureAwait(false);
             return null;
         }
         catch (GuestAgentException e) when (e.Failure == GuestAgentFailure.Refused)
@@ -75,12 +82,15 @@ internal sealed class GuestClock(GuestAgentClient agent)
         }
     }
 
-    /// <summary>The guest has read its clock at some time between question and answer; null when that was long, and it may be right or wrong.</summary>
-    private async Task<bool?> IsRightAsync()
+    /// <summary>
+    /// The guest has read its clock at some time between question and answer; null when that was long, and it may be right or wrong. And how long a question was under way, more or less.
+    /// </summary>
+    private async Task<(bool? Right, TimeSpan Way)> IsRightAsync()
     {
         DateTimeOffset before = DateTimeOffset.UtcNow;
         DateTimeOffset told = await agent.GetTimeAsync().ConfigureAwait(false);
         DateTimeOffset after = DateTimeOffset.UtcNow;
-        return told < before - Near || told > after + Near ? false : after - before < Quick ? true : null;
+        bool? right = told < before - Near || told > after + Near ? false : after - before < Quick ? true : null;
+        return (right, (after - before) / 2);
     }
 }
