@@ -101,7 +101,7 @@ public partial class LinuxResumeTests(ITestOutputHelper output)
         Assert.DoesNotContain("warning ", console.Text, StringComparison.Ordinal);
     }
 
-    private static (BootSource Kernel, BootSource Initramfs) DefaultSystem()
+    internal static (BootSource Kernel, BootSource Initramfs) DefaultSystem()
     {
         Assert.SkipWhen(Environment.GetEnvironmentVariable("LODGE_NESTED") is null, "this host's KVM is not known to run kernels; ./test --nested runs it");
         string cache = Path.Combine(Environment.GetEnvironmentVariable("XDG_CACHE_HOME") ?? Path.Combine(Environment.GetEnvironmentVariable("HOME") ?? "/root", ".cache"), "lodge");
@@ -120,7 +120,7 @@ public partial class LinuxResumeTests(ITestOutputHelper output)
     }
 
     /// <summary>An initramfs with one executable file ("newc", Linux Documentation/driver-api/early-userspace/buffer-format.rst).</summary>
-    private static byte[] Cpio(string name, byte[] contents)
+    internal static byte[] Cpio(string name, byte[] contents)
     {
         using var stream = new MemoryStream();
         foreach ((string entry, int mode, byte[] data) in new[] { (name, 0x81ED, contents), ("TRAILER!!!", 0, Array.Empty<byte>()) })
