@@ -61,6 +61,15 @@ public sealed partial class DebianTests
                 Assert.Equal("the guest turned its power off", shown.RootElement.GetProperty("end").GetProperty("reason").GetString());
             }
             Assert.Contains("debian", Ok("logs", "web"), StringComparison.OrdinalIgnoreCase);
+
+            // What a snapshot left that was killed is not in the way of a linked clone.
+            string folder = Path.Combine(image.Folder, "lodge", "machines", "web"), left = Path.Combine(folder, "work", "snapshots", "0badc0de");
+            Ok("snapshot", "remove", "web", "frozen");
+            Directory.CreateDirectory(left);
+            Ok("image", "snapshot", "-c", "lodge-0badc0de", Path.Combine(folder, "disk.qcow2"));
+            Ok("clone", "--linked", "web", "other");
+            Assert.False(Directory.Exists(left));
+            Ok("remove", "other");
             Ok("start", "web");
             Ok("wait", "web", "--for", "agent", "--timeout", "9m");
             Assert.Equal("kept\n", Ok("exec", "web", "cat", "/root/file"));
