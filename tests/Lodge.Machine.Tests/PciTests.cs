@@ -148,6 +148,27 @@ public class PciTests
         Assert.Equal(freed, again.Bars[0].MappedAt);
     }
 
+    // A guest moves BARs, and a restored machine has them where its guest had moved them.
+    [Fact]
+    public void WhatComesDoesNotGetAnAddressThatTheGuestHasGivenToAnother()
+    {
+        using VirtioMachine machine = Create(out TestFunction function);
+        var next = new TestFunction("next");
+        machine.Pci.Add(next);
+        machine.Pci.AssignResources();
+        uint[] wanted = [.. next.Bars.Select(bar => (uint)bar.MappedAt!.Value)];
+        machine.Pci.Remove(next);
+        for (int i = 0; i < wanted.Length; i++)
+        {
+            machine.Config(0x10 + (function.Bars[i].Index * 4), wanted[i], 5);
+            Assert.Equal(wanted[i], (uint)function.Bars[i].MappedAt!.Value);
+        }
+        var late = new TestFunction("late");
+        machine.Pci.Add(late);
+        machine.Pci.AssignResources(late, decode: true);
+        Assert.All(late.Bars.Zip(function.Bars), static pair => Assert.True(pair.First.MappedAt + pair.First.Length <= pair.Second.MappedAt || pair.First.MappedAt >= pair.Second.MappedAt + pair.Second.Length));
+    }
+
     [Fact]
     public void ReadOnlyBitsStay()
     {

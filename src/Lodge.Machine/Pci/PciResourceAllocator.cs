@@ -102,6 +102,10 @@ internal sealed class PciResourceAllocator(PciBusConfiguration configuration)
                 {
                     return addresses[i] + other.Bars[i].Length;
                 }
+                if (other.Bars[i].MappedAt is { } moved && Overlaps(bar, at, other.Bars[i], moved))
+                {
+                    return moved + other.Bars[i].Length; // where the guest has put it, perhaps before a restore
+                }
             }
         }
         return null;
