@@ -54,10 +54,12 @@ public sealed class Chipset
         Add(Generation);
         PciHotPlug = new HotPlugController(
             new HotPlugConfiguration("pci-hotplug", PortMap.PciHotPlug, 32, 1, IsaBridge.Device - 1), () => PowerManagement.RaiseEvent(EventMap.PciHotPlug));
+        PowerManagement.RaiseUntold(EventMap.PciHotPlug, () => PciHotPlug.HasUntold);
         Add(PciHotPlug);
         ProcessorHotPlug = new HotPlugController(
             new HotPlugConfiguration("cpu-hotplug", PortMap.ProcessorHotPlug, 256, 1, configuration.MaximumProcessorCount - 1),
             () => PowerManagement.RaiseEvent(EventMap.ProcessorHotPlug));
+        PowerManagement.RaiseUntold(EventMap.ProcessorHotPlug, () => ProcessorHotPlug.HasUntold);
         Add(ProcessorHotPlug);
         for (int i = 0; i < configuration.ProcessorCount; i++)
         {

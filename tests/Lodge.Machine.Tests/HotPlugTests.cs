@@ -48,6 +48,32 @@ public sealed class HotPlugTests : IDisposable
 
     private static void Refused<T>(Action action) where T : Exception => Assert.Throws<T>(action);
 
+    // A guest that boots clears the events before it enables them: what came meanwhile is not lost.
+    [Fact]
+    public void WhatComesBeforeTheGuestListensIsToldWhenItDoes()
+    {
+        const ushort Status = 0x620, Enable = 0x622;
+        byte Read(ushort port)
+        {
+            byte[] data = new byte[1];
+            _machine.Chipset.Bus.ReadPort(port, data);
+            return data[0];
+        }
+        void Write(ushort port, byte value) => _machine.Chipset.Bus.WritePort(port, [value]);
+        _machine.Start();
+        _machine.Attach(Function("late"));
+        Assert.Equal(2, Read(Status) & 2);
+        Write(Status, 0xFF);
+        Assert.Equal(0, Read(Status));
+        Write(Enable, 2);
+        Assert.Equal(2, Read(Status));
+        Write(Enable, 0);
+        _machine.Chipset.Bus.WritePort(PortMap.PciHotPlug + 4, BitConverter.GetBytes(uint.MaxValue)); // looked at
+        Write(Status, 0xFF);
+        Write(Enable, 2);
+        Assert.Equal(0, Read(Status));
+    }
+
     [Theory]
     [InlineData(false)]
     [InlineData(true)]

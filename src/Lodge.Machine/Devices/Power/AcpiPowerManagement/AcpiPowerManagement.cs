@@ -32,6 +32,7 @@ public sealed class AcpiPowerManagement : IDevice
     private ushort _control;
     private ushort _gpeStatus;
     private ushort _gpeEnable;
+    private readonly Func<bool>?[] _untold = new Func<bool>?[GeneralPurposeEvents];
     private byte _resetControl;
     private ushort _smiPorts;
     private ulong _toggles;
@@ -91,6 +92,13 @@ public sealed class AcpiPowerManagement : IDevice
             UpdateInterrupt();
         }
     }
+
+    /// <summary>
+    /// Raises a general-purpose event again whenever the guest enables it and there is something that it has not looked at: a guest that boots clears what was raised before it listened. Before the first start.
+    /// </summary>
+    /// <param name="number">The event.</param>
+    /// <param name="untold">Whether there is. On processors' threads, under the device's lock.</param>
+    public void RaiseUntold(int number, Func<bool> untold) => _untold[number] = untold;
 
     /// <summary>Raises general-purpose event <paramref name="number"/> (0 to 15). Any thread.</summary>
     public void RaiseEvent(int number)
@@ -308,7 +316,13 @@ public sealed class AcpiPowerManagement : IDevice
                 }
                 else
                 {
+                    int enabled = value << shift & ~device._gpeEnable;
                     device._gpeEnable = (ushort)((device._gpeEnable & ~(0xFF << shift)) | (value << shift));
+                    for (; enabled != 0; enabled &= enabled - 1)
+                    {
+                        int number = System.Numerics.BitOperations.TrailingZeroCount(enabled);
+                        device._gpeStatus |= (ushort)(device._untold[number]?.Invoke() == true ? 1 << number : 0);
+                    }
                 }
                 device.UpdateInterrupt();
             }

@@ -58,6 +58,18 @@ public sealed class HotPlugController : IDevice, IByteWideDevice
     /// <summary>Places from which something can be removed, ascending.</summary>
     public IReadOnlyList<int> RemovablePlaces => Places(_removable);
 
+    /// <summary>Whether something came or is asked to go that the guest has not looked at.</summary>
+    public bool HasUntold
+    {
+        get
+        {
+            lock (_gate)
+            {
+                return _arrived.AsSpan().ContainsAnyExcept((byte)0) || _leaving.AsSpan().ContainsAnyExcept((byte)0);
+            }
+        }
+    }
+
     /// <summary>Whether something is in a place.</summary>
     public bool IsPresent(int place) => Test(_present, place);
 
