@@ -98,6 +98,7 @@ public sealed partial class DebianTests
             Ok("exec", name, "sh", "-c", LoadScript.Replace("NETWORK", network, StringComparison.Ordinal), "sh", $"{user.Port}", direct is null ? "" : $"{direct.Port}");
             Await(() => user.Connections == 1 && direct is null or { Connections: 1 }, "the guest to connect");
             Assert.True(direct is null || $"{direct.From}" == $"{network}.2", $"not over the tap but from {direct?.From}");
+            Exec("for i in $(seq 600); do [ $(pgrep -x -c fio) -ge 4 ] && break; sleep 0.2; done"); // each has a process for its job, later
             Check("begin");
             for (int round = 1; round <= rounds; round++)
             {
