@@ -16,7 +16,7 @@ namespace Lodge.Cli.Machines;
 /// </summary>
 internal sealed class MachineDevices
 {
-    private static readonly TimeSpan LongestWait = TimeSpan.FromHours(720);
+    private static readonly TimeSpan LongestWait = TimeSpan.FromHours(720), AskAgain = TimeSpan.FromSeconds(4);
     private readonly MachineProcess _process;
     private readonly VirtualMachine _machine;
     private readonly RunDisks _disks;
@@ -141,7 +141,19 @@ internal sealed class MachineDevices
         Task gone = _machine.RequestDetach(name);
         try
         {
-            await gone.WaitAsync(patience, request.Cancellation).ConfigureAwait(false);
+            // Asked again now and then: a guest that boots does not hear, and one that was busy may be so no longer.
+            for (TimeSpan left = patience; ; left -= AskAgain)
+            {
+                try
+                {
+                    await gone.WaitAsync(left < AskAgain ? left : AskAgain, request.Cancellation).ConfigureAwait(false);
+                    break;
+                }
+                catch (TimeoutException) when (left > AskAgain)
+                {
+                    gone = _machine.RequestDetach(name);
+                }
+            }
             Closed(name);
         }
         catch (TimeoutException)
