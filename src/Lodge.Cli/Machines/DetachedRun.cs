@@ -54,7 +54,10 @@ internal static class DetachedRun
         }
     }
 
-    /// <summary>The template that serves a machine, or null.</summary>
+    /// <summary>Whether there is a machine of that name, so that this one will not be made.</summary>
+    private static bool IsTaken(RunOptions options) => options.Named && Directory.Exists(Path.Combine(MachineStore.ForUser().Folder, options.Name));
+
+    /// <summary>The template that serves a machine, made if it has to be, or null.</summary>
     private static RunTemplate? FindTemplate(RunOptions options)
     {
         if (options.Image is null)
@@ -64,6 +67,12 @@ internal static class DetachedRun
         IEngine engine = EngineChoice.Choose(options.Engine, _ => { });
         IReadOnlyList<NetworkOption> cards = RunNetworks.Choose(options.Networks, options.Publish, options.Capture, options.NetworkRules, guess: true);
         RunTemplate? template = RunTemplate.Of(options, engine, cards, kept: true);
+        if (template is { IsClone: false } && !IsTaken(options) && TemplateBoot.CommandFor(options, template) is { } command)
+        {
+            template.Dispose();
+            TemplateBoot.Run(options.Image, command);
+            template = RunTemplate.Of(options, engine, cards, kept: true);
+        }
         if (template is { IsClone: true })
         {
             return template;
