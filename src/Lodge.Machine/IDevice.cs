@@ -86,6 +86,17 @@ public interface IDevice
     void Restore(StateReader reader);
 }
 
+/// <summary>A device whose work ends when the host has done what it was asked for, which may take long, or for ever: disks, shared folders.</summary>
+public interface IHostRequests : IDevice
+{
+    /// <summary>
+    /// Begins no more work and waits until no I/O is in flight, so that <see cref="IDevice.Stop"/> has nothing to give up, which a guest would see as errors. Only while it works and processors stand still.
+    /// </summary>
+    /// <param name="patience">How long it waits.</param>
+    /// <returns>True: <see cref="IDevice.Stop"/> or <see cref="IDevice.Start"/> follows. False: it took longer, and the device works on.</returns>
+    bool TryFinish(TimeSpan patience);
+}
+
 /// <summary>Host side of a character device (serial port, console port), as the device sees it.</summary>
 public interface ICharacterBackend
 {

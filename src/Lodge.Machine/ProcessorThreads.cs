@@ -74,6 +74,9 @@ internal sealed class ProcessorThreads : IDisposable
         StartThreads();
     }
 
+    /// <summary>Lets those run that ran before <see cref="Halt"/>.</summary>
+    public void PermitAgain() => Permit(_chosen);
+
     /// <summary>Makes every processor leave the guest soon. Returns at once; any thread, a processor's own among them.</summary>
     public void Interrupt()
     {

@@ -84,6 +84,7 @@ public sealed partial class VirtualMachine
     /// <summary>Does something while the machine stands still, and lets it go on if it ran. Whoever would start, stop or end it waits meanwhile. Not on a processor's thread.</summary>
     /// <param name="action">What to do; the machine is <see cref="MachineRunState.Paused"/> or never ran. Its exception comes out of here, with the machine as it was before.</param>
     /// <returns>How long the guest was held, from the begin of stopping until it went on; zero when it did not run.</returns>
+    /// <exception cref="DeviceBusyException">A device waits for the host; the machine goes on, and nothing was done.</exception>
     /// <exception cref="InvalidOperationException">The run has ended.</exception>
     public TimeSpan Hold(Action action)
     {
@@ -97,6 +98,7 @@ public sealed partial class VirtualMachine
                 return TimeSpan.Zero;
             }
             long begin = Stopwatch.GetTimestamp();
+            FinishRequestsOrGoOn();
             StandStill();
             _state = MachineRunState.Paused;
             try

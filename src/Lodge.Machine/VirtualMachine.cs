@@ -6,6 +6,7 @@ using Lodge.Engine.State;
 using Lodge.Engine.Time;
 using Lodge.Machine.Acpi;
 using Lodge.Machine.Debugging;
+using Lodge.Machine.Devices.Storage;
 using Lodge.Machine.Virtio.Transport;
 
 namespace Lodge.Machine;
@@ -165,6 +166,7 @@ public sealed partial class VirtualMachine : IDebugTarget, IDisposable
     Task IDebugTarget.Completion => Completion;
 
     /// <summary>Holds a running machine; returns when processors and devices stand still. Not on a processor's thread.</summary>
+    /// <exception cref="DeviceBusyException">A device waits for the host; the machine goes on.</exception>
     public void Pause()
     {
         RefuseOnProcessor();
@@ -172,6 +174,7 @@ public sealed partial class VirtualMachine : IDebugTarget, IDisposable
         {
             if (_state == MachineRunState.Running)
             {
+                FinishRequestsOrGoOn();
                 StandStill();
                 _state = MachineRunState.Paused;
             }
@@ -308,6 +311,25 @@ public sealed partial class VirtualMachine : IDebugTarget, IDisposable
             device.Start();
         }
         _threads.Permit(processors);
+    }
+
+    /// <summary>Before a stand still after which the guest goes on: it must see no errors of requests that were given up.</summary>
+    private void FinishRequestsOrGoOn()
+    {
+        _threads.Halt();
+        long begin = Stopwatch.GetTimestamp();
+        List<IDevice> finished = [];
+        foreach (IHostRequests device in Chipset.Devices.OfType<IHostRequests>().Reverse())
+        {
+            TimeSpan left = DiskRequestQueue.Patience - Stopwatch.GetElapsedTime(begin);
+            if (!device.TryFinish(left > TimeSpan.Zero ? left : TimeSpan.Zero))
+            {
+                finished.ForEach(static one => one.Start());
+                _threads.PermitAgain();
+                throw new DeviceBusyException(device.Name, Stopwatch.GetElapsedTime(begin));
+            }
+            finished.Add(device);
+        }
     }
 
     private void StandStill()

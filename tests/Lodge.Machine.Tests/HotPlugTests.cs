@@ -74,6 +74,35 @@ public sealed class HotPlugTests : IDisposable
         Assert.Equal(0, Read(Status));
     }
 
+    // A guest whose disk has not answered would see errors of what is given up for a pause.
+    [Fact]
+    public void A_machine_whose_device_waits_for_the_host_goes_on_instead_of_being_held()
+    {
+        SlowFunction quick = new("quick"), slow = new("slow") { Waits = true };
+        _machine.Attach(quick);
+        _machine.Attach(slow);
+        quick.Calls.Clear();
+        slow.Calls.Clear();
+        _machine.Start();
+        DeviceBusyException refused = Assert.Throws<DeviceBusyException>(_machine.Pause);
+        Assert.Equal("slow", refused.Device);
+        Assert.Equal(MachineRunState.Running, _machine.State);
+        Assert.Throws<DeviceBusyException>(() => _machine.Hold(() => Assert.Fail("held")));
+        Assert.Equal(MachineRunState.Running, _machine.State);
+        Assert.DoesNotContain("stop", quick.Calls.Concat(slow.Calls));
+        Assert.Equal(quick.Calls.Count(call => call == "finish") + 1, quick.Calls.Count(call => call == "start")); // as often as it was held up, and at first
+        Assert.Equal(["start", "finish", "finish"], slow.Calls);
+        slow.Waits = false;
+        _machine.Pause();
+        Assert.Equal(MachineRunState.Paused, _machine.State);
+        Assert.Equal("stop", quick.Calls[^1]);
+        Assert.Equal("stop", slow.Calls[^1]);
+        _machine.Resume();
+        slow.Waits = true;
+        _machine.Reset(); // whoever resets it, or ends it, does not wait for what is given up anyway
+        Assert.Equal(MachineRunState.Running, _machine.State);
+    }
+
     [Theory]
     [InlineData(false)]
     [InlineData(true)]
@@ -305,6 +334,24 @@ public sealed class HotPlugTests : IDisposable
             Assert.True(Done(gone));
         }
         Assert.Equal((devices, regions), (_machine.Chipset.Devices.Count, _machine.Chipset.Bus.Memory.Regions.Count));
+    }
+
+    /// <summary>Waits for the host, for ever.</summary>
+    private sealed class SlowFunction(string name) : PciFunction(name, new PciIdentity(0x5678, 0x1234, 0xFF0000, 0, 0, 0), 1), IHostRequests
+    {
+        public bool Waits { get; set; }
+
+        public List<string> Calls { get; } = [];
+
+        public override void Start() => Calls.Add("start");
+
+        public override void Stop() => Calls.Add("stop");
+
+        public bool TryFinish(TimeSpan patience)
+        {
+            Calls.Add("finish");
+            return !Waits;
+        }
     }
 
     private sealed class TestFunction : PciFunction, IDisposable, IIoHandler

@@ -494,6 +494,26 @@ public sealed class NvmeTests : IDisposable
     }
 
     [Fact]
+    public void WhatCannotBeFinishedInTimeGoesOnWithoutAnError()
+    {
+        _disk.Hold = true;
+        SetUp();
+        ulong page = _guest.Allocate(4096);
+        _guest.Submit(1, 2, 1, page, 0, 0, 0, 0);
+        Wait.Until(() => _disk.Held == 1);
+        Assert.False(_guest.Controller.TryFinish(TimeSpan.FromMilliseconds(20)));
+        _disk.Hold = false;
+        _disk.Release();
+        NvmeCompletion done = default;
+        Wait.Until(() => _guest.TryTake(1, out done));
+        Assert.Equal(0, done.Status);
+        Assert.Equal(0, _guest.Transfer(2, 0, 1, page).Status); // it works on
+        Assert.True(_guest.Controller.TryFinish(TimeSpan.Zero));
+        _guest.Controller.Start();
+        Assert.Equal(0, _guest.Transfer(2, 0, 1, page).Status);
+    }
+
+    [Fact]
     public void StopWaitsForCommandsAndTheStateGoesOnElsewhere()
     {
         _disk.Hold = true;

@@ -340,6 +340,28 @@ public sealed class VirtioBlockTests : IDisposable
     }
 
     [Fact]
+    public void WhatCannotBeFinishedInTimeGoesOnWithoutAnError()
+    {
+        _disk.Hold = true;
+        SetUp();
+        ulong buffer = _driver.Allocate(4096);
+        Submit(0, 0, 0, (buffer, 512, true));
+        Wait.Until(() => _disk.Held == 1);
+        Assert.False(_machine.Function.TryFinish(TimeSpan.FromMilliseconds(20)));
+        _disk.Release();
+        Assert.Equal((0u, 513u), _ring.TakeUsed());
+        Assert.Equal(0, StatusOf(0));
+        _disk.Hold = false;
+        Submit(0, 1, 1, (buffer + 512, 512, true)); // it works on
+        Assert.Equal(513u, _ring.TakeUsed().Length);
+        Assert.True(_machine.Function.TryFinish(TimeSpan.Zero));
+        Submit(0, 2, 2, (buffer + 1024, 512, true));
+        Assert.False(_ring.TryTakeUsed(out _, out _));
+        _machine.Function.Start();
+        Assert.Equal(513u, _ring.TakeUsed().Length);
+    }
+
+    [Fact]
     public void ResetGivesUpRequestsInFlightBeforeItEnds()
     {
         _disk.Hold = true;

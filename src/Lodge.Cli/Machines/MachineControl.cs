@@ -149,7 +149,7 @@ internal sealed class MachineControl(MachineProcess process, VirtualMachine mach
         {
             if (process.State == MachineStates.Running)
             {
-                machine.Pause();
+                Hold("paused");
                 process.Tell(MachineStates.Paused);
                 process.Record("paused", null);
             }
@@ -157,6 +157,18 @@ internal sealed class MachineControl(MachineProcess process, VirtualMachine mach
             {
                 throw new ControlException(409, $"it is {process.State} and cannot be paused");
             }
+        }
+    }
+
+    private void Hold(string what)
+    {
+        try
+        {
+            machine.Pause();
+        }
+        catch (DeviceBusyException e)
+        {
+            throw new ControlException(500, $"it cannot be {what}: {e.Message}");
         }
     }
 
@@ -209,7 +221,7 @@ internal sealed class MachineControl(MachineProcess process, VirtualMachine mach
                 {
                     throw new ControlException(409, $"it is {process.State} and cannot be saved");
                 }
-                machine.Pause();
+                Hold("saved");
                 try
                 {
                     disks.Flush(); // what the guest has written must be there when it goes on

@@ -170,9 +170,9 @@ internal sealed class RunTemplate : IDisposable
             return (null, "it is there already, or another one is being made");
         }
         Thread.Sleep(Settling);
-        machine.Pause();
         try
         {
+            machine.Pause();
             // The state first: who is asked for it settles what is under way.
             byte[] state = machine.SaveState();
             disks.Flush();

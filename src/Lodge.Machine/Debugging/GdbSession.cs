@@ -40,7 +40,7 @@ internal sealed partial class GdbSession
         _send = send;
         _registers = new RegisterSet(target.Model);
         _description = Encoding.ASCII.GetBytes(TargetDescription.Build(_registers));
-        target.Pause();
+        Hold();
         _current = target.Processors[0];
         _lastStop = StopReply(5, _current, "");
     }
@@ -89,9 +89,25 @@ internal sealed partial class GdbSession
         if (_running && !_over)
         {
             const int SigInt = 2;
-            _target.Pause();
+            Hold();
             _running = false;
             ReportStop(SigInt, _current, "");
+        }
+    }
+
+    private void Hold()
+    {
+        while (true)
+        {
+            try
+            {
+                _target.Pause();
+                return;
+            }
+            catch (DeviceBusyException)
+            {
+                // The guest goes on until its disk has answered.
+            }
         }
     }
 
@@ -135,7 +151,7 @@ internal sealed partial class GdbSession
         {
             return;
         }
-        _target.Pause();
+        Hold();
         foreach (VirtualProcessor processor in _target.Processors)
         {
             processor.SetDebug(DebugRequest.None);

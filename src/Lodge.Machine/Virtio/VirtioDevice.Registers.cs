@@ -169,6 +169,18 @@ public abstract partial class VirtioDevice
         _worker.Start();
     }
 
+    /// <summary>Begins no more work and waits until no I/O is in flight; if that takes longer, work goes on.</summary>
+    internal bool TryFinishWork(TimeSpan patience)
+    {
+        _worker.Stop();
+        if (TryFinishRequests(patience))
+        {
+            return true;
+        }
+        _worker.Start();
+        return false;
+    }
+
     /// <summary>Returns when no work is in progress and no chain but one per queue is held.</summary>
     internal void StopWork()
     {
@@ -190,6 +202,9 @@ public abstract partial class VirtioDevice
     protected virtual void OnStart()
     {
     }
+
+    /// <summary>Called when the worker has come to rest: waits so long for I/O in flight; false when there is some left.</summary>
+    protected virtual bool TryFinishRequests(TimeSpan patience) => true;
 
     /// <summary>Called when the worker has come to rest: waits for I/O in flight.</summary>
     protected virtual void OnStop()

@@ -45,20 +45,27 @@ internal sealed class DiskRequestQueue(Action wake, Action<Exception>? report)
         }
     }
 
-    /// <summary>Returns when the disk works on nothing; all that ended can then be collected. While the worker is stopped.</summary>
-    public void Drain()
+    /// <summary>Waits until the disk works on nothing; all that ended can then be collected. While the worker is stopped.</summary>
+    /// <returns>False: it still does after that time.</returns>
+    public bool TryDrain(TimeSpan patience)
     {
         lock (_gate)
         {
-            long end = Environment.TickCount64 + (long)Patience.TotalMilliseconds;
+            long end = Environment.TickCount64 + (long)patience.TotalMilliseconds;
             while (_running != 0 && Math.Max(0, end - Environment.TickCount64) is > 0 and var left)
             {
                 Monitor.Wait(_gate, (int)left);
             }
-            if (_running == 0)
-            {
-                return;
-            }
+            return _running == 0;
+        }
+    }
+
+    /// <summary>Returns when the disk works on nothing; all that ended can then be collected. While the worker is stopped.</summary>
+    public void Drain()
+    {
+        if (TryDrain(Patience))
+        {
+            return;
         }
         Cancel();
         lock (_gate)

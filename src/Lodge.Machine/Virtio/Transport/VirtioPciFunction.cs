@@ -8,7 +8,7 @@ namespace Lodge.Machine.Virtio.Transport;
 /// A virtio device on the PCI bus (virtio 1.2, 4.1), modern only: all structures in one 64-bit BAR, an MSI-X vector for the configuration and for each
 /// queue, INTx as fallback. A notification only signals the device's worker.
 /// </summary>
-public sealed class VirtioPciFunction : PciFunction, IVirtioTransport, IIoHandler
+public sealed class VirtioPciFunction : PciFunction, IHostRequests, IVirtioTransport, IIoHandler
 {
     private const int AccessCapabilityLength = 20;
     private readonly VirtioDevice _device;
@@ -153,6 +153,9 @@ public sealed class VirtioPciFunction : PciFunction, IVirtioTransport, IIoHandle
         UpdateDoorbells();
         _device.StartWork();
     }
+
+    /// <inheritdoc/>
+    public bool TryFinish(TimeSpan patience) => _device.TryFinishWork(patience);
 
     /// <inheritdoc/>
     public override void Stop() => _device.StopWork();

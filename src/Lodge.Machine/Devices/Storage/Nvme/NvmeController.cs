@@ -12,7 +12,7 @@ namespace Lodge.Machine.Devices.Storage.Nvme;
 /// disk transfers directly from and to guest memory. A place in the completion queue is kept for each command before it is fetched, so that nothing ever waits
 /// with a result in hand. Queues' places and sizes are frozen from their creation. A reset ends when no buffer is lent any more.
 /// </summary>
-public sealed partial class NvmeController : PciFunction, IIoHandler
+public sealed partial class NvmeController : PciFunction, IHostRequests, IIoHandler
 {
     // PCI-SIG has given this vendor ID to nobody; drivers match on the class. Others' IDs would bring their controllers' quirks with them.
     internal const ushort Vendor = 0x1234;
@@ -159,6 +159,18 @@ public sealed partial class NvmeController : PciFunction, IIoHandler
     {
         _worker.Signal();
         _worker.Start();
+    }
+
+    /// <inheritdoc/>
+    public bool TryFinish(TimeSpan patience)
+    {
+        _worker.Stop();
+        if (_requests.TryDrain(patience))
+        {
+            return true;
+        }
+        _worker.Start();
+        return false;
     }
 
     /// <inheritdoc/>

@@ -205,6 +205,9 @@ public sealed class VirtioBlock : VirtioDevice
     protected override void OnResetDelayed() => _requests.Cancel();
 
     /// <inheritdoc/>
+    protected override bool TryFinishRequests(TimeSpan patience) => _requests.TryDrain(patience);
+
+    /// <inheritdoc/>
     protected override void OnStop()
     {
         _requests.Drain();

@@ -118,6 +118,20 @@ public sealed class VirtioFileSystem : VirtioDevice
     protected override bool HoldsBuffers(VirtQueue queue) => _inFlight[queue.Index] != 0;
 
     /// <inheritdoc/>
+    protected override bool TryFinishRequests(TimeSpan patience)
+    {
+        lock (_gate)
+        {
+            long end = Environment.TickCount64 + (long)patience.TotalMilliseconds;
+            while (_running != 0 && Math.Max(0, end - Environment.TickCount64) is > 0 and var left)
+            {
+                Monitor.Wait(_gate, (int)left);
+            }
+            return _running == 0;
+        }
+    }
+
+    /// <inheritdoc/>
     protected override void OnStop()
     {
         lock (_gate)

@@ -181,6 +181,9 @@ public sealed partial class VirtioScsi : VirtioDevice
     protected override void OnResetDelayed() => _requests.Cancel();
 
     /// <inheritdoc/>
+    protected override bool TryFinishRequests(TimeSpan patience) => _requests.TryDrain(patience);
+
+    /// <inheritdoc/>
     protected override void OnStop()
     {
         _requests.Drain();
