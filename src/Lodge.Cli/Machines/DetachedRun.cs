@@ -55,7 +55,7 @@ internal static class DetachedRun
     }
 
     /// <summary>Whether there is a machine of that name, so that this one will not be made.</summary>
-    private static bool IsTaken(RunOptions options) => options.Named && Directory.Exists(Path.Combine(MachineStore.ForUser().Folder, options.Name));
+    private static bool IsTaken(RunOptions options) => options.Named && MachineStore.ForUser().List().Any(machine => machine.Name == options.Name);
 
     /// <summary>The template that serves a machine, made if it has to be, or null.</summary>
     private static RunTemplate? FindTemplate(RunOptions options)
