@@ -16,6 +16,7 @@ public class LinuxHotPlugTests(ITestOutputHelper output)
         /bin/busybox mount -t proc none /proc
         /bin/busybox mount -t sysfs none /sys
         cpus=/sys/devices/system/cpu
+        boot=$(/bin/busybox dmesg -r | /bin/busybox wc -l) # what its boot says of a host without an invariant TSC is no matter here
         for round in 1 2; do
             echo "ready $round"
             until [ -e $cpus/cpu1/online ]; do /bin/busybox usleep 100000; done
@@ -25,7 +26,7 @@ public class LinuxHotPlugTests(ITestOutputHelper output)
             until read present <$cpus/present && [ "$present" = 0 ]; do /bin/busybox usleep 100000; done
             echo "gone $round"
         done
-        /bin/busybox dmesg -r | /bin/busybox grep -i -e 'unstable' -e 'stuck' -e 'BUG:' | /bin/busybox sed 's/^/warning /'
+        /bin/busybox dmesg -r | /bin/busybox tail -n +$((boot + 1)) | /bin/busybox grep -i -e 'unstable' -e 'stuck' -e 'BUG:' | /bin/busybox sed 's/^/warning /'
         echo finished
         /bin/busybox poweroff -f
         """;
@@ -33,8 +34,6 @@ public class LinuxHotPlugTests(ITestOutputHelper output)
     [Fact]
     public async Task A_processor_comes_works_and_goes()
     {
-        Assert.SkipUnless(
-            Environment.GetEnvironmentVariable("LODGE_HOTPLUG") is not null, "asked for: ./test --nested -- LODGE_HOTPLUG=1 /tests/Lodge.Engine.Kvm.Tests -class Lodge.Engine.Kvm.Tests.LinuxHotPlugTests");
         (BootSource kernel, BootSource initramfs) = LinuxResumeTests.DefaultSystem();
         BootSource init = BootSource.FromBytes("plug", LinuxResumeTests.Cpio("plug", Encoding.ASCII.GetBytes(Init.Replace("\r", "", StringComparison.Ordinal))));
         var console = new SerialText();
