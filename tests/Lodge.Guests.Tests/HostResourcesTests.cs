@@ -27,7 +27,7 @@ public class HostResourcesTests
             exec 3>a 4>b
             until grep -q up one && grep -q up two; do kill -0 $first $second; sleep 0.1; done
             merged=0
-            for i in $(seq 600); do
+            for i in $(seq 2400); do # ksmd has what tests beside leave of the processor
                 merged=$(sed -n 's/^ksm_merging_pages //p' /proc/$first/ksm_stat)
                 [ "$merged" -lt 2000 ] || break
                 sleep 0.1
