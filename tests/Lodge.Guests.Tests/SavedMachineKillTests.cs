@@ -57,7 +57,7 @@ public sealed partial class SavedMachineKillTests : IDisposable
 
             // What the list says is so; then it runs again.
             state = _store.State(Name);
-            Assert.True(state is "running" or "saved" or "stopped" or "stopping", $"{told}: {state}");
+            Assert.True(state is "running" or "saved" or "stopped" or "stopping" or "starting", $"{told}: {state}");
             if (state == "saved" && random.Next(2) == 0)
             {
                 Kill(random, ["restore", Name]);
