@@ -8,7 +8,12 @@ using Xunit;
 
 namespace Lodge.Cli.Tests;
 
+/// <summary>Tests that listen to the lines that the program says: it says them for the whole process, so nothing runs beside.</summary>
+[CollectionDefinition(nameof(ToldLines), DisableParallelization = true)]
+public sealed class ToldLines;
+
 /// <summary>What the control socket's document says, and how a machine's definition and a command line become each other.</summary>
+[Collection(nameof(ToldLines))]
 public sealed partial class MachineControlTests
 {
     [Fact]
