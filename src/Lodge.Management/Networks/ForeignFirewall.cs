@@ -9,7 +9,7 @@ namespace Lodge.Management.Networks;
 /// <summary>
 /// Rules of others on the host that would drop a network's packets. A packet must pass every table, so where a chain of somebody else drops by default (Docker and ufw
 /// do), rules with the comment <c>lodge NAME</c> are put at its head; Docker keeps the chain DOCKER-USER for that. What a network may do is decided by its own
-/// tables all the same. firewalld rejects at the end of its chains: the bridge goes into its zone <c>trusted</c>, until it starts anew.
+/// tables all the same. <see cref="Firewalld"/> rejects explicitly and is asked instead.
 /// </summary>
 internal static class ForeignFirewall
 {
@@ -22,10 +22,6 @@ internal static class ForeignFirewall
         if (network.HasOwnBridge)
         {
             Replace(network, present: true);
-            if (IsFirewalldRunning())
-            {
-                _ = HostProgram.Run("firewall-cmd", ["--quiet", "--zone=trusted", $"--change-interface={network.Bridge}"]);
-            }
         }
     }
 
@@ -36,14 +32,8 @@ internal static class ForeignFirewall
         if (network.HasOwnBridge && HostProgram.Exists("nft"))
         {
             Replace(network, present: false);
-            if (IsFirewalldRunning())
-            {
-                _ = HostProgram.Run("firewall-cmd", ["--quiet", "--zone=trusted", $"--remove-interface={network.Bridge}"]);
-            }
         }
     }
-
-    private static bool IsFirewalldRunning() => HostProgram.Exists("firewall-cmd") && HostProgram.Run("firewall-cmd", ["--state"]).Status == 0;
 
     private static void Replace(NetworkDefinition network, bool present)
     {
@@ -68,7 +58,7 @@ internal static class ForeignFirewall
     }
 
     private static bool IsOther(NftChain chain) =>
-        chain.Family is "ip" or "ip6" or "inet" && !chain.Table.StartsWith("lodge_", StringComparison.Ordinal) && (chain.Hook is "forward" or "input" || chain.Name == DockerChain) && IsPlain(chain.Table) && IsPlain(chain.Name);
+        chain.Family is "ip" or "ip6" or "inet" && !chain.Table.StartsWith("lodge_", StringComparison.Ordinal) && !Firewalld.Has(chain) && (chain.Hook is "forward" or "input" || chain.Name == DockerChain) && IsPlain(chain.Table) && IsPlain(chain.Name);
 
     private static bool IsPlain(string name) => name.All(c => char.IsAsciiLetterOrDigit(c) || c is '-' or '_' or '.');
 
@@ -110,7 +100,9 @@ internal static class ForeignFirewall
         }
     }
 
-    private static List<NftChain> Chains()
+    /// <summary>All chains of the host.</summary>
+    /// <exception cref="ManagementException">nft is missing or too old.</exception>
+    public static List<NftChain> Chains()
     {
         HostProgram.Require("nft", "nftables");
         try

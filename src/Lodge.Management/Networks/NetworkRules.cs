@@ -10,16 +10,33 @@ namespace Lodge.Management.Networks;
 internal static class NetworkRules
 {
     /// <summary>Loads the rules.</summary>
+    /// <param name="network">The network.</param>
+    /// <param name="machines">The machines on it.</param>
+    /// <param name="closeHost">Whether machines of a network with a way out are kept from what they do not need of the host, as those of an isolated one always are.</param>
     /// <exception cref="ManagementException">nft is missing or refuses.</exception>
-    public static void Load(NetworkDefinition network, IReadOnlyCollection<AttachedMachine> machines)
+    public static void Load(NetworkDefinition network, IReadOnlyCollection<AttachedMachine> machines, bool closeHost)
     {
-        HostProgram.Require("nft", "nftables");
         StringBuilder text = new();
         if (network.HasOwnBridge)
         {
-            WriteRouting(network, text);
+            WriteRouting(network, closeHost, text);
         }
         WritePorts(network, machines, text);
+        Load(network, text);
+    }
+
+    /// <summary>Loads the rules about the machines' taps; what passes between the network, the host and the world stays as it is.</summary>
+    /// <exception cref="ManagementException">nft is missing or refuses.</exception>
+    public static void LoadPorts(NetworkDefinition network, IReadOnlyCollection<AttachedMachine> machines)
+    {
+        StringBuilder text = new();
+        WritePorts(network, machines, text);
+        Load(network, text);
+    }
+
+    private static void Load(NetworkDefinition network, StringBuilder text)
+    {
+        HostProgram.Require("nft", "nftables");
         if (HostProgram.Feed("nft", ["-f", "-"], text.ToString()) is { Status: not 0 } failed)
         {
             throw new ManagementException($"the packet filter rules of network '{network.Name}' cannot be loaded: nft says: {failed.Error}");
@@ -56,7 +73,7 @@ internal static class NetworkRules
     private static string Table(NetworkDefinition network) => $"lodge_{network.Name}";
 
     /// <summary>What passes between the network, the host and the world.</summary>
-    private static void WriteRouting(NetworkDefinition network, StringBuilder text)
+    private static void WriteRouting(NetworkDefinition network, bool closeHost, StringBuilder text)
     {
         string bridge = $"\"{network.Bridge}\"";
         Begin("inet", network, text);
@@ -85,15 +102,16 @@ internal static class NetworkRules
             }
             text.AppendLine("}");
         }
-        else
+        if (closeHost || network.Kind != NetworkKind.Nat)
         {
-            // Without a way out the host's own services are out of reach too, but those that make the network work.
+            // The host's own services are out of reach too, but those that make the network work. It may itself open connections to machines.
             text.AppendLine("chain input {").AppendLine("type filter hook input priority filter; policy accept;");
+            text.AppendLine($"iifname {bridge} ct state established,related accept");
             foreach (string match in Services(network))
             {
                 text.AppendLine($"iifname {bridge} {match} accept");
             }
-            text.AppendLine($"iifname {bridge} drop").AppendLine("}");
+            text.AppendLine($"iifname {bridge} {(network.Kind == NetworkKind.Nat ? "reject with icmpx admin-prohibited" : "drop")}").AppendLine("}");
         }
         text.AppendLine("}");
     }

@@ -119,7 +119,7 @@ public sealed partial class NetworkStore
         if (one.Read() is { Removing: false, Started: true } network)
         {
             List<AttachedMachine> rest = one.ReadMachines(clean: true);
-            NetworkRules.Load(network, rest);
+            NetworkRules.LoadPorts(network, rest);
             new DhcpServer(network, one).Ensure(rest);
         }
     }
@@ -134,7 +134,7 @@ public sealed partial class NetworkStore
             if (one.Read() is { Removing: false, Started: true } network)
             {
                 List<AttachedMachine> rest = one.ReadMachines(clean: true);
-                NetworkRules.Load(network, rest);
+                NetworkRules.LoadPorts(network, rest);
                 new DhcpServer(network, one).Ensure(rest);
             }
         }

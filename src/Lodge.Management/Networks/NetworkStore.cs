@@ -183,8 +183,10 @@ public sealed partial class NetworkStore(string folder)
         List<AttachedMachine> machines = one.ReadMachines(clean: true);
         BridgeDevice.Ensure(network, HostInterfaces.Read());
         IReadOnlyList<string> notes = HostForwarding.Ensure(network);
-        NetworkRules.Load(network, machines);
+        Firewalld? firewalld = Firewalld.Of(network);
+        NetworkRules.Load(network, machines, closeHost: firewalld?.MustCloseHost == true);
         ForeignFirewall.Ensure(network);
+        firewalld?.Enter();
         new DhcpServer(network, one).Ensure(machines);
         return notes;
     }
@@ -193,6 +195,7 @@ public sealed partial class NetworkStore(string folder)
     {
         new DhcpServer(network, one).Stop();
         ForeignFirewall.Remove(network);
+        Firewalld.Leave(network);
         BridgeDevice.Remove(network, HostInterfaces.Read());
         NetworkRules.Remove(network);
     }

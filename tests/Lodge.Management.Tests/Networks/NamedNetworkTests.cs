@@ -83,6 +83,8 @@ public class NamedNetworkTests
             Assert.Null(TestServer.Fetch(one.Space, "192.0.2.2", 8000, TimeSpan.FromSeconds(1)));
             Assert.Null(TestServer.Fetch(one.Space, $"{network.Subnet.Gateway}", 8000, TimeSpan.FromSeconds(1)));
             Assert.Equal("", one.Resolve("example.org")); // nor do questions get out
+            using TestServer inside = new(one.Space, 8000, [4, 5, 6]);
+            Assert.Equal([4, 5, 6], TestServer.Fetch(host.Space, $"{one.Attachment.Address}", 8000, TimeSpan.FromSeconds(20))); // but the host comes in
         });
     }
 
