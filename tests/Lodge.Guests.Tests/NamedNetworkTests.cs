@@ -45,6 +45,41 @@ public class NamedNetworkTests
     }
 
     [Fact]
+    public void A_machine_that_goes_on_tells_its_network_where_it_is()
+    {
+        NetworkNamespace.Need(("nft", "nftables"));
+        LodgeProcess.Run(["run", "--net", "none", "--", "true"]); // the default system is fetched where there is a network
+        Test((space, script) =>
+        {
+            // Packets by which somebody with the address tells it unasked (RFC 5944, 4.6).
+            space.Shell("ip link add br0 type bridge forward_delay 0; ip link set br0 up; nft 'table bridge watch { chain c { type filter hook prerouting priority 0; }; }'");
+            (int status, string text) = space.Try(script("""
+                $L create --name one --engine translate --memory 256M --net bridge=br0,address=10.1.1.2 -- sh -c '
+                    ip address add 10.1.1.2/24 dev eth0; echo its address: $(ip -o -4 address show dev eth0); sleep 10000' >/dev/null
+                trap '$L stop --force one' EXIT
+                until_it() { # what is said when it is not, condition
+                    i=0
+                    until eval "$2"; do i=$((i+1)); [ $i -lt 600 ] || { echo "$1"; nft list table bridge watch; $L logs one; exit 9; }; sleep 0.1; done
+                }
+                heard() { ! nft list chain bridge watch c | grep -q 'packets 0 '; }
+                again() { nft flush chain bridge watch c; nft add rule bridge watch c arp operation request arp saddr ip 10.1.1.2 arp daddr ip 10.1.1.2 counter; }
+                $L start one
+                until_it 'the guest has no address' '$L logs one | grep -q "its address: .*10.1.1.2"'
+                again
+                $L save one
+                heard && { echo 'it told without a reason'; exit 8; }
+                $L restore one
+                until_it 'a restored machine is silent' heard
+                $L snapshot create one here
+                again
+                $L snapshot revert one here
+                until_it 'a machine that was brought back is silent' heard
+                """));
+            Assert.True(status == 0, $"{status}: {text}");
+        });
+    }
+
+    [Fact]
     public void Nothing_is_left_whenever_commands_and_machines_are_killed()
     {
         Need();

@@ -165,6 +165,10 @@ internal sealed class MachineProcess
             _folder.ForgetTemplate(); // from now on the disk is no longer the one that its memory knows
         }
         machine.Start();
+        if (saved is not null || template is not null)
+        {
+            networks.Announce();
+        }
         consoles.GiveCommand();
         Tell(MachineStates.Running);
         Record(saved is null ? "started" : "restored", template is null ? null : "as a clone of a template");

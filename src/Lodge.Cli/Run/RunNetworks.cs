@@ -255,6 +255,18 @@ internal sealed class RunNetworks : IDisposable
     /// <summary>Ports of the host that lead to the guest.</summary>
     public IReadOnlyList<string> Published => [.. _cards.SelectMany(card => card.Published)];
 
+    /// <summary>
+    /// Has the guest tell the networks of the host where its cards are now: their switches know it from before, or not at all. A user network has no switches and knows its guest. Once the machine runs; no effect on
+    /// a guest whose driver does not take part.
+    /// </summary>
+    public void Announce()
+    {
+        foreach (RunCard card in _cards.Where(card => card.Option.Kind != NetworkKind.User))
+        {
+            card.Device?.Announce();
+        }
+    }
+
     /// <summary>Bytes of frames that the guest received.</summary>
     public long ReceivedBytes => Interlocked.Read(ref _receivedBefore) + _cards.Sum(card => card.Device?.Counters.ReceivedBytes ?? 0);
 
