@@ -124,6 +124,19 @@ public sealed class MachineLifeTests : IDisposable
         Assert.Empty(_store.Processes());
     }
 
+    /// <summary>A process that hangs in the host, as one whose shared folder does not answer: the plug is pulled all the same.</summary>
+    [Fact]
+    public void AProcessThatDoesNotEndIsKilledByForce()
+    {
+        _store.Done("run", "-d", "--name", "one", "--net", "none", "--memory", "128M");
+        Assert.Equal(0, LodgeProcess.Script("kill -STOP $1", $"{_store.List()["one"].GetProperty("process").GetInt32()}").Status);
+        _store.Done("stop", "--force", "--timeout", "1", "one");
+        Assert.Equal("stopped", _store.State("one"));
+        Assert.Empty(_store.Processes());
+        _store.Done("start", "one");
+        _store.Done("remove", "--force", "one");
+    }
+
     /// <summary>
     /// Random verbs on a few machines, each killed (kill -9) at a random moment, now and then a machine's process too. After each the list answers, and what it says of processes is so; at the end everything can be
     /// used and removed. LODGE_KILL_ROUNDS for more.

@@ -15,6 +15,9 @@ internal static class LifeCommands
     private static readonly TimeSpan DefaultPatience = TimeSpan.FromSeconds(90), Between = TimeSpan.FromMilliseconds(20);
     private static readonly TimeSpan BootTime = TimeSpan.FromMinutes(1), AskAgain = TimeSpan.FromMilliseconds(500);
 
+    // How long a process has to end when the plug is pulled, before it is killed: it waits for a disk of the host's up to ten seconds, and for a shared folder that does not answer without end.
+    private static readonly TimeSpan PlugTime = TimeSpan.FromSeconds(15);
+
     /// <summary>Builds <c>start</c>.</summary>
     public static Command CreateStart()
     {
@@ -149,7 +152,7 @@ internal static class LifeCommands
             }
             if (force)
             {
-                client.DoAsync("POST", "/v1/stop").GetAwaiter().GetResult();
+                PullPlug(client, machine, time < PlugTime ? time : PlugTime);
             }
             else
             {
@@ -160,21 +163,45 @@ internal static class LifeCommands
         {
             // It ended while it was asked.
         }
-        WaitForEnd(machine, end, time);
+        if (!HasEnded(machine, end))
+        {
+            throw new ManagementException(force
+                ? $"machine '{name}' was killed and its process has not ended: it waits in the host's kernel for a disk or a shared folder, and ends when that answers"
+                : $"machine '{name}' still runs after {time.TotalSeconds:0} s; wait longer (--timeout), or pull the plug: lodge stop --force {name}");
+        }
         MachineGroup.RemoveEnded(ControlGroups.OfHost());
     }
 
-    private static void WaitForEnd(MachineFolder machine, DateTimeOffset end, TimeSpan time)
+    /// <summary>Tells the process to end at once; one that does not is killed.</summary>
+    private static void PullPlug(ControlClient client, MachineFolder machine, TimeSpan patience)
     {
-        string name = machine.Name;
+        DateTimeOffset end = DateTimeOffset.Now + patience;
+        using CancellationTokenSource patient = new(patience);
+        try
+        {
+            client.DoAsync("POST", "/v1/stop", patient.Token).GetAwaiter().GetResult();
+        }
+        catch (OperationCanceledException)
+        {
+            // Nobody answers.
+        }
+        if (!HasEnded(machine, end))
+        {
+            MachineLauncher.Kill(machine);
+        }
+    }
+
+    private static bool HasEnded(MachineFolder machine, DateTimeOffset end)
+    {
         while (machine.Exists && machine.IsRunning())
         {
             if (DateTimeOffset.Now >= end)
             {
-                throw new ManagementException($"machine '{name}' still runs after {time.TotalSeconds:0} s; wait longer (--timeout), or pull the plug: lodge stop --force {name}");
+                return false;
             }
             Thread.Sleep(Between);
         }
+        return true;
     }
 
     /// <summary>Asks until the guest listens: one that boots does not yet.</summary>

@@ -290,7 +290,7 @@ internal sealed class MachineProcess
         {
             new SnapshotMaker(_folder, disks, machine).RemoveUnfinished();
         }
-        catch (Exception e) when (e is DiskException or IOException or UnauthorizedAccessException)
+        catch (Exception e) when (e is DiskException or DeviceBusyException or IOException or UnauthorizedAccessException)
         {
             HostFile.Error($"lodge: what is left of a snapshot that was interrupted cannot be removed: {e.Message}");
         }

@@ -5,6 +5,7 @@ using System.Text.Json;
 using Lodge.Cli.Console;
 using Lodge.Cli.Network;
 using Lodge.Cli.Run;
+using Lodge.Machine;
 using Lodge.Management;
 using Lodge.Management.Control;
 using Lodge.Management.Machines;
@@ -226,7 +227,7 @@ internal static class SnapshotCommands
             using RunDisks disks = RunDisks.Open(plan.SystemDisk, options.Disks);
             return action(new SnapshotMaker(folder, disks, null), disks);
         }
-        catch (Exception e) when (e is LodgeException or DiskException)
+        catch (Exception e) when (e is LodgeException or DiskException or DeviceBusyException)
         {
             throw new ManagementException($"the snapshot of machine '{folder.Name}': {e.Message}", e);
         }

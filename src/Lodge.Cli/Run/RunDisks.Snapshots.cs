@@ -1,3 +1,4 @@
+using Lodge.Machine;
 using Lodge.Storage.Disks;
 using Lodge.Storage.Formats;
 
@@ -24,10 +25,15 @@ internal sealed partial class RunDisks
 
     /// <summary>Keeps the present content of all disks under a name: of all, or of none.</summary>
     /// <exception cref="DiskException">A disk fails.</exception>
+    /// <exception cref="DeviceBusyException">A disk does not answer; nothing was done.</exception>
     public void CreateSnapshot(string name)
     {
         lock (_gate)
         {
+            foreach ((RunDisk disk, IImage image, _) in Keepers)
+            {
+                Flush(disk.Name, image); // one that does not answer would hold the guest for ever
+            }
             try
             {
                 foreach ((_, IImage image, ISnapshots snapshots) in Keepers)
@@ -64,12 +70,17 @@ internal sealed partial class RunDisks
 
     /// <summary>Forgets a snapshot on the disks that have it.</summary>
     /// <exception cref="DiskException">A disk fails.</exception>
+    /// <exception cref="DeviceBusyException">A disk does not answer; those before it may have forgotten the snapshot.</exception>
     public void DeleteSnapshot(string name)
     {
         lock (_gate)
         {
-            foreach ((_, IImage image, ISnapshots snapshots) in Keepers)
+            foreach ((RunDisk disk, IImage image, ISnapshots snapshots) in Keepers)
             {
+                if (Has(snapshots, name))
+                {
+                    Flush(disk.Name, image);
+                }
                 while (Has(snapshots, name))
                 {
                     Wait(snapshots.DeleteSnapshotAsync(name));

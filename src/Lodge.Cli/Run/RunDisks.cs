@@ -31,6 +31,10 @@ internal sealed partial class RunDisks : IDisposable
 {
     // PCI class code; drivers match on the device ID only.
     private const uint ClassMassStorage = 0x018000;
+
+    // As long as the machine waits for requests of its guest before it stands still.
+    private static readonly TimeSpan Patience = TimeSpan.FromSeconds(10);
+
     private readonly Lock _gate = new();
     private readonly List<RunDisk?> _places = [];   // in the order of slots; null: an empty place
     private IReadOnlyList<RunDisk> _disks = [];     // replaced as a whole, under the lock
@@ -180,6 +184,7 @@ internal sealed partial class RunDisks : IDisposable
 
     /// <summary>Makes durable what was written, of a machine that stands still.</summary>
     /// <exception cref="DiskException">A disk fails; the message names it.</exception>
+    /// <exception cref="DeviceBusyException">A disk does not answer.</exception>
     public void Flush()
     {
         lock (_gate)
@@ -188,7 +193,7 @@ internal sealed partial class RunDisks : IDisposable
             {
                 try
                 {
-                    disk.Disk.FlushAsync().AsTask().GetAwaiter().GetResult();
+                    Flush(disk.Name, disk.Disk);
                 }
                 catch (DiskException e)
                 {
@@ -209,6 +214,20 @@ internal sealed partial class RunDisks : IDisposable
             }
             _disks = [];
         }
+    }
+
+    /// <summary>Makes durable what was written to a disk, for which it has as long as the guest's requests have when the machine is held.</summary>
+    /// <exception cref="DiskException">It fails.</exception>
+    /// <exception cref="DeviceBusyException">It does not answer: a server or a file system hangs.</exception>
+    internal static void Flush(string name, IDisk disk, TimeSpan? patience = null)
+    {
+        TimeSpan time = patience ?? Patience;
+        Task flush = Task.Run(() => disk.FlushAsync().AsTask()); // on another thread: one of a file takes its thread's time
+        if (Task.WaitAny([flush], time) < 0)
+        {
+            throw new DeviceBusyException(name, time);
+        }
+        flush.GetAwaiter().GetResult();
     }
 
     /// <summary>How an image is opened for a disk.</summary>
