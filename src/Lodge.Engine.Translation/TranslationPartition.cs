@@ -45,7 +45,7 @@ public sealed class TranslationEngine : IEngine
 }
 
 /// <summary>A machine's processors on the software engine.</summary>
-internal sealed unsafe partial class TranslationPartition : Partition
+internal sealed unsafe partial class TranslationPartition : Partition, ITranslatedCode
 {
     private readonly TranslatedProcessor[] _processors = [];
 
@@ -103,6 +103,9 @@ internal sealed unsafe partial class TranslationPartition : Partition
     }
 
     /// <inheritdoc/>
+    public override ITranslatedCode? TranslatedCode => this;
+
+    /// <inheritdoc/>
     public override void Dispose()
     {
         Options.Clock.Changed -= ClockChanged;
@@ -111,5 +114,6 @@ internal sealed unsafe partial class TranslationPartition : Partition
         {
             vcpu.Dispose();
         }
+        _kept?.Dispose();
     }
 }

@@ -63,6 +63,9 @@ public abstract class Partition : IDisposable
     /// <summary>Which pages are written; null when this engine cannot tell.</summary>
     public virtual IDirtyTracking? DirtyTracking => null;
 
+    /// <summary>Translated code that can be kept; null when this engine does not translate.</summary>
+    public virtual ITranslatedCode? TranslatedCode => null;
+
     /// <summary>Puts every processor and local APIC in its reset state. All processors must be stopped.</summary>
     public abstract void Reset();
 

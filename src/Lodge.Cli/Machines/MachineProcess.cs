@@ -212,6 +212,7 @@ internal sealed class MachineProcess
         try
         {
             machine.RestoreState(template.State);
+            RunTemplate.UseCode(template, machine);
             machine.NewGeneration(Guid.NewGuid());
             template.Dispose(); // whoever takes this process over has no file of other machines' template in it
         }

@@ -93,6 +93,10 @@ internal static class RunSession
             using VirtualMachine machine = RunMachine.Create(engine, machineOptions, plan, console.Guest, disks, networks, shares, sockets);
             RunTimes.Mark("machine");
             template?.Restore(machine);
+            if (template is not null && !isClone)
+            {
+                machine.Partition.TranslatedCode?.Record();
+            }
             if (isClone && plan.SystemDisk is not null)
             {
                 machine.NewGeneration(Guid.NewGuid()); // a kernel that knows it has other random numbers then before it goes on

@@ -106,8 +106,20 @@ internal sealed class RunTemplate : IDisposable
         if (_saved is { } saved)
         {
             machine.RestoreState(saved.State);
+            UseCode(saved, machine);
             saved.Dispose();
             _saved = null;
+        }
+    }
+
+    /// <summary>Lets a clone take what was translated of its guest's code from the template; if that is not possible, it translates.</summary>
+    /// <param name="saved">The template.</param>
+    /// <param name="machine">The machine; it does not run yet.</param>
+    public static void UseCode(SavedTemplate saved, VirtualMachine machine)
+    {
+        if (saved.Code is { } code && machine.Partition.TranslatedCode is { } translated)
+        {
+            translated.TryUse(code);
         }
     }
 
@@ -190,6 +202,7 @@ internal sealed class RunTemplate : IDisposable
                 [.. cards.Select(c => c.Mac.ToString()!)],
                 state,
                 machine.Memory.CopyTo,
+                machine.Partition.TranslatedCode is { } code ? code.Save : null,
                 _disk is { } disk ? disk.CopyTo : null), null);
         }
         catch (Exception e) when (e is IOException or UnauthorizedAccessException or InvalidOperationException or DiskException)

@@ -23,6 +23,29 @@ internal static class Cc
     public const int O = 0, No = 1, B = 2, Ae = 3, E = 4, Ne = 5, Be = 6, A = 7, S = 8, Ns = 9, P = 10, Np = 11, L = 12, Ge = 13, Le = 14, G = 15;
 }
 
+/// <summary>What four bytes of emitted code are.</summary>
+internal enum FixupKind : byte
+{
+    /// <summary>Displacement to something that stays where it is when the code stands elsewhere.</summary>
+    Stub,
+
+    /// <summary>Number of an exit of the block.</summary>
+    Exit,
+
+    /// <summary>Number of a flag recipe.</summary>
+    Recipe,
+}
+
+/// <summary>Four bytes of emitted code that depend on where it stands, or on numbers of this cache.</summary>
+internal readonly unsafe struct CodeFixup(byte* at, FixupKind kind)
+{
+    /// <summary>Their address.</summary>
+    public byte* At { get; } = at;
+
+    /// <summary>What they are.</summary>
+    public FixupKind Kind { get; } = kind;
+}
+
 /// <summary>
 /// Writes x86-64 machine code to a position in a <see cref="CodeMemory"/>. Opcodes: one byte, or 0x0Fxx, or 0x0F38xx style as an integer. Addresses
 /// given and returned are those of the executable view.
@@ -31,6 +54,8 @@ internal sealed unsafe class Emitter
 {
     private byte* _at;
     private nint _delta;
+    private List<CodeFixup>? _fixups;
+    private byte* _outside;
 
     /// <summary>Continues at an address of the executable view.</summary>
     public void Begin(CodeMemory memory, byte* execute)
@@ -41,6 +66,18 @@ internal sealed unsafe class Emitter
 
     /// <summary>Current address in the executable view.</summary>
     public byte* Here => _at + _delta;
+
+    /// <summary>Notes from now on what has to be changed in the code when it stands elsewhere.</summary>
+    /// <param name="fixups">Where it is noted; null: nowhere any more.</param>
+    /// <param name="outside">Addresses below this one stay where they are.</param>
+    public void Note(List<CodeFixup>? fixups, byte* outside = null)
+    {
+        _fixups = fixups;
+        _outside = outside;
+    }
+
+    /// <summary>Notes that the four bytes before this point are to be changed.</summary>
+    public void NoteFixup(FixupKind kind) => _fixups?.Add(new CodeFixup(Here - 4, kind));
 
     /// <summary>Appends a byte.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
@@ -170,6 +207,14 @@ internal sealed unsafe class Emitter
         Byte(count);
     }
 
+    /// <summary>MOV r64, address of this process: of one length, so that what follows stands at the same place in every process.</summary>
+    public void MovAddress(int reg, void* address)
+    {
+        Byte(reg >= 8 ? 0x49 : 0x48);
+        Byte(0xB8 | (reg & 7));
+        Int64((ulong)address);
+    }
+
     /// <summary>MOV r64, constant, in the shortest form.</summary>
     public void MovImmediate(int reg, ulong value)
     {
@@ -282,7 +327,7 @@ internal sealed unsafe class Emitter
     public void JumpTo(byte* target)
     {
         Byte(0xE9);
-        Int32((int)(target - (Here + 4)));
+        Displacement(target);
     }
 
     /// <summary>Jcc rel32 to a known address.</summary>
@@ -290,14 +335,14 @@ internal sealed unsafe class Emitter
     {
         Byte(0x0F);
         Byte(0x80 | condition);
-        Int32((int)(target - (Here + 4)));
+        Displacement(target);
     }
 
     /// <summary>CALL rel32.</summary>
     public void Call(byte* target)
     {
         Byte(0xE8);
-        Int32((int)(target - (Here + 4)));
+        Displacement(target);
     }
 
     /// <summary>Binds a displacement returned by <see cref="Jump()"/> to the current address.</summary>
@@ -305,6 +350,15 @@ internal sealed unsafe class Emitter
 
     /// <summary>Sets the displacement at <paramref name="displacement"/> so that it leads to <paramref name="target"/>.</summary>
     public void Patch(byte* displacement, byte* target) => Unsafe.WriteUnaligned(displacement - _delta, (int)(target - (displacement + 4)));
+
+    private void Displacement(byte* target)
+    {
+        Int32((int)(target - (Here + 4)));
+        if (_fixups is not null && target < _outside)
+        {
+            NoteFixup(FixupKind.Stub);
+        }
+    }
 
     private void Rex(bool wide, int reg, int index, int rm)
     {

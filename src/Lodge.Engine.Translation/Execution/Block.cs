@@ -81,6 +81,9 @@ internal sealed unsafe class Block
     /// <summary>Numbers of the recipes that <see cref="Map"/> refers to.</summary>
     public int[] Recipes = [];
 
+    /// <summary>What has to be changed in its code when it stands elsewhere: offset &lt;&lt; 2 | <see cref="Emission.FixupKind"/>; null: it was not noted.</summary>
+    public uint[]? Fixups;
+
     /// <summary>Exits of other blocks that jump here.</summary>
     public readonly List<int> Incoming = [];
 

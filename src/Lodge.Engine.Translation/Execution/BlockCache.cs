@@ -132,14 +132,18 @@ internal sealed unsafe partial class BlockCache : IDisposable
             Flush();
         }
         PreparePage(physical & ~0xFFFUL);
-        _emitter.Begin(_memory, _at);
-        int firstExit = Exits.Count;
-        var block = new Block { Rip = rip, Mode = mode, Physical = physical, FirstExit = firstExit, EntryRecipe = recipe, PrefersPacked = packed, ChecksAlone = _checkAlone.Contains((physical, rip)) };
-        if (!_translator.Translate(_emitter, block, hostPage))
+        Block? block = recipe < 0 ? Adopt(rip, physical, hostPage, mode) : null;
+        if (block is null)
         {
-            return null;
+            block = new Block { Rip = rip, Mode = mode, Physical = physical, FirstExit = Exits.Count, EntryRecipe = recipe, PrefersPacked = packed, ChecksAlone = _checkAlone.Contains((physical, rip)) };
+            if (!Emit(block, hostPage))
+            {
+                return null;
+            }
+            Translated++;
+            TranslatedInstructions += block.Instructions;
         }
-        block.ExitCount = Exits.Count - firstExit;
+        block.ExitCount = Exits.Count - block.FirstExit;
         _at = (byte*)(((nint)block.End + 15) & ~15);
         if (recipe < 0)
         {
@@ -155,9 +159,22 @@ internal sealed unsafe partial class BlockCache : IDisposable
         {
             _pages[block.SecondPage].Add(block);
         }
-        Translated++;
-        TranslatedInstructions += block.Instructions;
         return block;
+    }
+
+    private bool Emit(Block block, byte* hostPage)
+    {
+        _emitter.Begin(_memory, _at);
+        if (!Records)
+        {
+            return _translator.Translate(_emitter, block, hostPage);
+        }
+        _fixups.Clear();
+        _emitter.Note(_fixups, _blockStart);
+        bool done = _translator.Translate(_emitter, block, hostPage);
+        _emitter.Note(null);
+        block.Fixups = done ? NotedFixups(block) : null;
+        return done;
     }
 
     /// <summary>Before any byte of a page is read for translation: stores to it are seen from now on.</summary>
@@ -235,6 +252,7 @@ internal sealed unsafe partial class BlockCache : IDisposable
         _variants.Clear();
         _recipes.RemoveRange(1, _recipes.Count - 1);
         _recipeNumbers.Clear();
+        Array.Clear(_keptRecipes);
         Exits.Clear();
         _at = _blockStart;
         Generation++;

@@ -111,7 +111,7 @@ internal sealed unsafe class Stubs
         e.Reg(false, 0x8B, Host.Rdx, Host.R15);
         e.Mem(true, 0x8B, Host.Rcx, Host.Rsp, 0);
         e.Immediate(true, 5, Host.Rsp, 8);
-        e.MovImmediate(Host.Rax, (ulong)slowAccess);
+        e.MovAddress(Host.Rax, slowAccess);
         e.Byte(0xFF);
         e.Byte(0xD0); // call rax
         e.Immediate(true, 0, Host.Rsp, 8);
@@ -158,7 +158,7 @@ internal sealed unsafe class Stubs
         e.Load(Host.Rdi, Field.Self);
         e.Reg(false, 0x8B, Host.Rsi, Host.R15);
         e.Immediate(true, 5, Host.Rsp, 8);
-        e.MovImmediate(Host.Rax, (ulong)interpret);
+        e.MovAddress(Host.Rax, interpret);
         e.Byte(0xFF);
         e.Byte(0xD0);
         e.Immediate(true, 0, Host.Rsp, 8);

@@ -268,6 +268,10 @@ internal sealed unsafe partial class Translator
     private void Leave(int recipe)
     {
         _e.StoreImmediate32(Field.EntryRecipe, recipe);
+        if (recipe != 0)
+        {
+            _e.NoteFixup(FixupKind.Recipe);
+        }
         _stored = true;
     }
 

@@ -294,6 +294,7 @@ internal sealed unsafe partial class Translator
                         if (exit.SamePage || exit.InterruptShadow || ((_mode & 1) == 0 && (_vcpu.B->Cr4 & (1UL << 7)) != 0))
                         {
                             _e.StoreImmediate64(Field.ExitInfo, (int)cold.Value);
+                            _e.NoteFixup(FixupKind.Exit);
                             _e.JumpTo(cold.Flags == FlagState.Host ? _cache.Stubs.ExitHost : _cache.Stubs.ExitPacked);
                         }
                         else

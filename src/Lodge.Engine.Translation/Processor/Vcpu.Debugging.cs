@@ -53,6 +53,9 @@ internal sealed unsafe partial class Vcpu
     /// <summary>Whether the debugger has a breakpoint at a linear address.</summary>
     internal bool BreaksAt(ulong linear) => _breakpoints.Count != 0 && _breakpoints.Contains(linear);
 
+    /// <summary>Whether the debugger has any.</summary>
+    internal bool HasBreakpoints => _breakpoints.Count != 0;
+
     private bool Watched(ulong page) => _watchedPages.Count != 0 && _watchedPages.Contains(page);
 
     private ulong LinearRip => Code64 ? B->Rip : (Segment(Seg.Cs)->Base + B->Rip) & 0xFFFF_FFFF;

@@ -94,6 +94,7 @@ internal sealed unsafe partial class Vcpu
         ["careful blocks"] = CarefulBlocks,
         ["translated blocks"] = Blocks.Translated,
         ["translated instructions"] = Blocks.TranslatedInstructions,
+        ["kept blocks used"] = Blocks.Adopted,
         ["invalidated blocks"] = Blocks.Invalidated,
         ["code cache flushes"] = Blocks.Flushes,
     };

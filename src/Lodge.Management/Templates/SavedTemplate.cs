@@ -10,13 +10,14 @@ namespace Lodge.Management.Templates;
 /// <summary>A template that was opened to make a clone: it stays usable when its files are deleted meanwhile.</summary>
 public sealed class SavedTemplate : IDisposable
 {
-    private const string MemoryFile = "memory", StateFile = "state";
+    private const string MemoryFile = "memory", StateFile = "state", CodeFile = "code";
     private readonly byte[] _file;
 
-    private SavedTemplate(SafeFileHandle memory, SafeFileHandle? disk, byte[] file, ReadOnlyMemory<byte> state, IReadOnlyList<string> cardAddresses)
+    private SavedTemplate(SafeFileHandle memory, SafeFileHandle? disk, SafeFileHandle? code, byte[] file, ReadOnlyMemory<byte> state, IReadOnlyList<string> cardAddresses)
     {
         Memory = memory;
         Disk = disk;
+        Code = code;
         _file = file;
         State = state;
         CardAddresses = cardAddresses;
@@ -28,19 +29,26 @@ public sealed class SavedTemplate : IDisposable
     /// <summary>What the machine has written to its system disk, an overlay on the image's (qcow2), open for reading; null for a machine without one.</summary>
     public SafeFileHandle? Disk { get; }
 
+    /// <summary>What the engine has translated of the guest's code, open for reading; null for none.</summary>
+    public SafeFileHandle? Code { get; }
+
     /// <summary>State of devices and processors.</summary>
     public ReadOnlyMemory<byte> State { get; }
 
     /// <summary>MAC addresses of the machine's network cards, which the guest's drivers have read.</summary>
     public IReadOnlyList<string> CardAddresses { get; }
 
-    /// <summary>Gives a machine that is being made memory and state by hard links: its first start goes on with them, whatever becomes of the template.</summary>
+    /// <summary>Gives a machine that is being made memory, code and state by hard links: its first start goes on with them, whatever becomes of the template.</summary>
     /// <param name="folder">A folder that is not there yet.</param>
     /// <exception cref="IOException">The host refuses, for example because the folder is on another file system or the template was removed.</exception>
     public void GiveTo(string folder)
     {
         Directory.CreateDirectory(folder, UnixFileMode.UserRead | UnixFileMode.UserWrite | UnixFileMode.UserExecute);
         HostLink.Create(Memory, Path.Combine(folder, MemoryFile));
+        if (Code is not null)
+        {
+            HostLink.Create(Code, Path.Combine(folder, CodeFile));
+        }
         File.WriteAllBytes(Path.Combine(folder, StateFile), _file);
     }
 
@@ -61,16 +69,18 @@ public sealed class SavedTemplate : IDisposable
         {
             return null;
         }
+        SafeFileHandle? Open(string name) => File.Exists(Path.Combine(folder, name)) ? File.OpenHandle(Path.Combine(folder, name), share: FileShare.ReadWrite | FileShare.Delete) : null;
         SafeFileHandle memory = File.OpenHandle(Path.Combine(folder, MemoryFile), share: FileShare.ReadWrite | FileShare.Delete);
-        SafeFileHandle? overlay = null;
+        SafeFileHandle? overlay = null, code = null;
         try
         {
             byte[] file = File.ReadAllBytes(stateFile);
-            overlay = disk is not null && File.Exists(Path.Combine(folder, disk)) ? File.OpenHandle(Path.Combine(folder, disk), share: FileShare.ReadWrite | FileShare.Delete) : null;
-            if (TemplateState.Read(file, key, start, TemplateFile.Of(memory), disk is null ? null : TemplateFile.Of(overlay)) is { } found)
+            overlay = disk is not null ? Open(disk) : null;
+            code = Open(CodeFile);
+            if (TemplateState.Read(file, key, start, TemplateFile.Of(memory), TemplateFile.Of(code), disk is null ? null : TemplateFile.Of(overlay)) is { } found)
             {
-                SavedTemplate saved = new(memory, overlay, file, found.State, found.Cards);
-                (memory, overlay) = (null!, null);
+                SavedTemplate saved = new(memory, overlay, code, file, found.State, found.Cards);
+                (memory, overlay, code) = (null!, null, null);
                 return saved;
             }
             return null;
@@ -79,6 +89,7 @@ public sealed class SavedTemplate : IDisposable
         {
             memory?.Dispose();
             overlay?.Dispose();
+            code?.Dispose();
         }
     }
 
@@ -87,6 +98,7 @@ public sealed class SavedTemplate : IDisposable
     {
         Memory.Dispose();
         Disk?.Dispose();
+        Code?.Dispose();
     }
 }
 
@@ -100,12 +112,12 @@ internal readonly record struct TemplateFile(long Length, long Time)
 }
 
 /// <summary>
-/// The file <c>state</c> of a template: a header that says for which key, which start of the host and which memory file and overlay it was made, and the state itself, with a checksum
+/// The file <c>state</c> of a template: a header that says for which key, which start of the host and which memory file, overlay and code it was made, and the state itself, with a checksum
 /// over all of it against accidents. Numbers are little-endian.
 /// </summary>
 internal static class TemplateState
 {
-    private const uint Version = 2;
+    private const uint Version = 3;
     private const int MaximumText = 256, MaximumCards = 64;
     private static readonly byte[] Magic = "LODGETPL"u8.ToArray();
 
@@ -113,10 +125,11 @@ internal static class TemplateState
     /// <param name="key">The text of the template's key.</param>
     /// <param name="start">The host's start in which the memory file is believed; empty: in any (it was written through).</param>
     /// <param name="memory">The memory file.</param>
+    /// <param name="code">The translated code.</param>
     /// <param name="disk">The overlay.</param>
     /// <param name="cards">Addresses of the cards.</param>
     /// <param name="state">The state.</param>
-    public static byte[] Write(string key, string start, TemplateFile memory, TemplateFile disk, IReadOnlyList<string> cards, ReadOnlySpan<byte> state)
+    public static byte[] Write(string key, string start, TemplateFile memory, TemplateFile code, TemplateFile disk, IReadOnlyList<string> cards, ReadOnlySpan<byte> state)
     {
         using MemoryStream output = new();
         using (BinaryWriter writer = new(output, Encoding.UTF8, leaveOpen: true))
@@ -127,6 +140,8 @@ internal static class TemplateState
             writer.Write(start);
             writer.Write(memory.Length);
             writer.Write(memory.Time);
+            writer.Write(code.Length);
+            writer.Write(code.Time);
             writer.Write(disk.Length);
             writer.Write(disk.Time);
             writer.Write(cards.Count);
@@ -144,8 +159,8 @@ internal static class TemplateState
         return file;
     }
 
-    /// <summary>Takes the file apart; null when it is damaged, of another version, or of another key (null: any is right), start, memory file or overlay (null: any).</summary>
-    public static (ReadOnlyMemory<byte> State, IReadOnlyList<string> Cards)? Read(byte[] file, string? key, Func<string> start, TemplateFile memory, TemplateFile? disk)
+    /// <summary>Takes the file apart; null when it is damaged, of another version, or of another key (null: any is right), start, memory file, code or overlay (null: any).</summary>
+    public static (ReadOnlyMemory<byte> State, IReadOnlyList<string> Cards)? Read(byte[] file, string? key, Func<string> start, TemplateFile memory, TemplateFile code, TemplateFile? disk)
     {
         int length = file.Length - sizeof(uint);
         if (length < Magic.Length || Checksum(file.AsSpan(0, length)) != BinaryPrimitives.ReadUInt32LittleEndian(file.AsSpan(length)))
@@ -163,6 +178,7 @@ internal static class TemplateState
             string hostStart = reader.ReadString();
             if ((hostStart.Length != 0 && hostStart != start())
                 || new TemplateFile(reader.ReadInt64(), reader.ReadInt64()) != memory
+                || new TemplateFile(reader.ReadInt64(), reader.ReadInt64()) != code
                 || new TemplateFile(reader.ReadInt64(), reader.ReadInt64()) is var written && disk is { } overlay && written != overlay)
             {
                 return null;

@@ -27,33 +27,33 @@ public sealed class TemplateDraft : IDisposable
     /// <param name="cards">MAC addresses of the machine's network cards.</param>
     /// <param name="state">State of devices and processors.</param>
     /// <param name="memory">Writes RAM to the file that it is given; returns how many bytes are not in holes.</param>
+    /// <param name="code">Writes what was translated of the guest's code, and returns how many bytes; 0, or null: there is none.</param>
     /// <param name="disk">Writes the overlay on the image's disk, and returns how many bytes are not in holes; null: there is none.</param>
     /// <exception cref="IOException">The store cannot be written.</exception>
     /// <exception cref="UnauthorizedAccessException">Likewise.</exception>
-    public TemplateDescription Complete(TemplateDescription description, IReadOnlyList<string> cards, ReadOnlySpan<byte> state, Func<SafeFileHandle, long> memory, Func<SafeFileHandle, long>? disk = null)
+    public TemplateDescription Complete(TemplateDescription description, IReadOnlyList<string> cards, ReadOnlySpan<byte> state, Func<SafeFileHandle, long> memory, Func<SafeFileHandle, long>? code = null, Func<SafeFileHandle, long>? disk = null)
     {
-        if (disk is not null)
-        {
-            using SafeFileHandle file = TemplateStore.CreateDisk(this);
-            description = description with { StoredBytes = disk(file) };
-            if (description.Asked)
-            {
-                RandomAccess.FlushToDisk(file);
-            }
-        }
-        using (SafeFileHandle file = TemplateStore.CreateMemory(this))
-        {
-            description = description with { StoredBytes = description.StoredBytes + memory(file) };
-            if (description.Asked)
-            {
-                RandomAccess.FlushToDisk(file);
-            }
-        }
+        Write(disk, () => TemplateStore.CreateDisk(this));
+        Write(memory, () => TemplateStore.CreateMemory(this));
+        Write(code, () => TemplateStore.CreateCode(this));
         TemplateStore.Compose(this, description, cards, state);
         _store.Publish(this);
         _completed = true;
         _store.Prune();
         return description;
+
+        void Write(Func<SafeFileHandle, long>? write, Func<SafeFileHandle> create)
+        {
+            if (write is not null)
+            {
+                using SafeFileHandle file = create();
+                description = description with { StoredBytes = description.StoredBytes + write(file) };
+                if (description.Asked)
+                {
+                    RandomAccess.FlushToDisk(file);
+                }
+            }
+        }
     }
 
     /// <inheritdoc/>

@@ -6,7 +6,7 @@ namespace Lodge.Management.Templates;
 
 /// <summary>
 /// Templates: machines that were booted once and stand still where their guest waits for what it is to run. Each is a folder with <c>template.json</c>, <c>memory</c> (RAM as a sparse
-/// file, which clones map copy-on-write), <c>state</c> (devices and processors) and, for a stored image, <c>disk.qcow2</c> (what the machine has written to its disk, on which clones
+/// file, which clones map copy-on-write), <c>code</c> (what was translated of the guest's code), <c>state</c> (devices and processors) and, for a stored image, <c>disk.qcow2</c> (what the machine has written to its disk, on which clones
 /// put overlays of their own), made whole or not at all. What is damaged, of another version or of an earlier start of the host
 /// (and was not written through) is thrown away when it is met.
 /// </summary>
@@ -19,7 +19,7 @@ public sealed class TemplateStore(string folder)
     /// <summary>Most bytes that all templates take before the oldest are thrown away.</summary>
     public const long MaximumBytes = 8L << 30;
 
-    private const string DescriptionFile = "template.json", MemoryFile = "memory", StateFile = "state", DiskFile = "disk.qcow2", LockFile = ".lock", NewPrefix = ".new-";
+    private const string DescriptionFile = "template.json", MemoryFile = "memory", StateFile = "state", DiskFile = "disk.qcow2", CodeFile = "code", LockFile = ".lock", NewPrefix = ".new-";
     private const UnixFileMode Private = UnixFileMode.UserRead | UnixFileMode.UserWrite | UnixFileMode.UserExecute;
 
     /// <summary>The store of this user, in the cache folder.</summary>
@@ -145,7 +145,7 @@ public sealed class TemplateStore(string folder)
 
     internal static void Compose(TemplateDraft draft, TemplateDescription description, IReadOnlyList<string> cards, ReadOnlySpan<byte> state)
     {
-        byte[] contents = TemplateState.Write(draft.Key.Text, description.Asked ? "" : HostStart(), FileOf(MemoryFile), FileOf(DiskFile), cards, state);
+        byte[] contents = TemplateState.Write(draft.Key.Text, description.Asked ? "" : HostStart(), FileOf(MemoryFile), FileOf(CodeFile), FileOf(DiskFile), cards, state);
         using (SafeFileHandle handle = File.OpenHandle(Path.Combine(draft.Folder, StateFile), FileMode.CreateNew, FileAccess.Write))
         {
             RandomAccess.Write(handle, contents, 0);
@@ -160,6 +160,8 @@ public sealed class TemplateStore(string folder)
     }
 
     internal static SafeFileHandle CreateMemory(TemplateDraft draft) => File.OpenHandle(Path.Combine(draft.Folder, MemoryFile), FileMode.CreateNew, FileAccess.Write);
+
+    internal static SafeFileHandle CreateCode(TemplateDraft draft) => File.OpenHandle(Path.Combine(draft.Folder, CodeFile), FileMode.CreateNew, FileAccess.Write);
 
     internal static SafeFileHandle CreateDisk(TemplateDraft draft) => File.OpenHandle(Path.Combine(draft.Folder, DiskFile), FileMode.CreateNew, FileAccess.ReadWrite);
 
