@@ -103,6 +103,9 @@ internal struct KeptBlock
     /// <summary>Whether <see cref="Block.EntryDead"/>, and so on: 0 or 1.</summary>
     public byte EntryDead, EntryObserved, PrefersPacked, ChecksAlone;
 
+    /// <summary>0: without it the last bytes of a copy are whatever they are.</summary>
+    public byte Reserved0, Reserved1, Reserved2;
+
     /// <summary>Bytes of its data.</summary>
     public readonly int DataLength => (ExitCount * Unsafe.SizeOf<KeptExit>()) + ((MapCount + RecipeCount + FixupCount) * sizeof(uint)) + CodeLength + GuestLength;
 }
@@ -128,6 +131,9 @@ internal struct KeptExit
 
     /// <summary>Whether <see cref="BlockExit.RecipeLeft"/>, and so on: 0 or 1.</summary>
     public byte RecipeLeft, Back, InterruptShadow, SamePage;
+
+    /// <summary>0.</summary>
+    public byte Reserved0, Reserved1, Reserved2;
 }
 
 /// <summary>A flag recipe in the file.</summary>
@@ -145,6 +151,9 @@ internal struct KeptRecipe
 
     /// <inheritdoc cref="Size"/>
     public sbyte Right;
+
+    /// <summary>0.</summary>
+    public uint Reserved;
 }
 
 /// <summary>What reader and writer of kept code compute alike.</summary>
