@@ -1,3 +1,4 @@
+using System.Numerics;
 using Lodge.Engine.Translation.Processor;
 
 namespace Lodge.Engine.Translation.Execution;
@@ -18,9 +19,25 @@ internal enum FlagState : byte
     Both,
 }
 
+/// <summary>By what a block is looked up.</summary>
+/// <param name="Physical"><see cref="Block.Physical"/>.</param>
+/// <param name="Rip"><see cref="Block.Rip"/>.</param>
+/// <param name="Mode"><see cref="Block.Mode"/>.</param>
+internal readonly record struct BlockKey(ulong Physical, ulong Rip, uint Mode)
+{
+    /// <inheritdoc/>
+    public bool Equals(BlockKey other) => Physical == other.Physical && Rip == other.Rip && Mode == other.Mode;
+
+    /// <inheritdoc/>
+    public override int GetHashCode() => (int)(((Physical ^ BitOperations.RotateLeft(Rip, 29) ^ ((ulong)Mode << 47)) * 0x9E37_79B9_7F4A_7C15) >> 32);
+}
+
 /// <summary>A translated basic block.</summary>
 internal sealed unsafe class Block
 {
+    /// <summary>By what it is looked up.</summary>
+    public BlockKey Key => new(Physical, Rip, Mode);
+
     /// <summary>Guest RIP of the first instruction.</summary>
     public ulong Rip;
 

@@ -115,7 +115,7 @@ internal sealed unsafe partial class BlockCache
         {
             return null;
         }
-        KeptBlock* record = kept.Find(physical, rip, mode);
+        KeptBlock* record = kept.Find(new BlockKey(physical, rip, mode));
         if (record == null || (physical & 0xFFF) + record->GuestLength > 4096 || (record->ChecksAlone == 0 && _checkAlone.Contains((physical, rip))))
         {
             return null;

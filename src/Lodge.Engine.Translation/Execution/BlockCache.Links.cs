@@ -61,7 +61,7 @@ internal sealed unsafe partial class BlockCache
         {
             return block;
         }
-        if (_variants.TryGetValue((block.Physical, block.Rip, block.Mode, recipe), out Block? variant))
+        if (_variants.TryGetValue((block.Key, recipe), out Block? variant))
         {
             return variant;
         }

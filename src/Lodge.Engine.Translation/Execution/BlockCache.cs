@@ -20,8 +20,8 @@ internal sealed unsafe partial class BlockCache : IDisposable
     private readonly Emitter _emitter = new();
     private readonly Reencoder _reencoder = new();
     private readonly Translator _translator;
-    private readonly Dictionary<(ulong Physical, ulong Rip, uint Mode), Block> _blocks = [];
-    private readonly Dictionary<(ulong Physical, ulong Rip, uint Mode, int Recipe), Block> _variants = []; // loop heads for one recipe each
+    private readonly Dictionary<BlockKey, Block> _blocks = [];
+    private readonly Dictionary<(BlockKey Key, int Recipe), Block> _variants = []; // loop heads for one recipe each
     private readonly Dictionary<ulong, List<Block>> _pages = [];
     private readonly List<Block> _byAddress = [];
     private readonly Dictionary<ulong, List<int>> _globalLinks = []; // by target page (linear): links between pages
@@ -96,7 +96,7 @@ internal sealed unsafe partial class BlockCache : IDisposable
             return null;
         }
         ulong physical = entry->Physical | (rip & 0xFFF);
-        if (_blocks.TryGetValue((physical, rip, mode), out Block? block))
+        if (_blocks.TryGetValue(new BlockKey(physical, rip, mode), out Block? block))
         {
             if (block.SecondPage != ulong.MaxValue && !SecondPageMatches(block, rip, mode, out bool fault))
             {
@@ -147,11 +147,11 @@ internal sealed unsafe partial class BlockCache : IDisposable
         _at = (byte*)(((nint)block.End + 15) & ~15);
         if (recipe < 0)
         {
-            _blocks[(physical, rip, mode)] = block;
+            _blocks[block.Key] = block;
         }
         else
         {
-            _variants[(physical, rip, mode, recipe)] = block;
+            _variants[(block.Key, recipe)] = block;
         }
         _byAddress.Add(block);
         _pages[physical & ~0xFFFUL].Add(block);
@@ -204,7 +204,7 @@ internal sealed unsafe partial class BlockCache : IDisposable
 
     /// <summary>A block that is translated already, in the page and mode of another.</summary>
     public Block? Known(Block source, ulong rip) =>
-        _blocks.GetValueOrDefault(((source.Physical & ~0xFFFUL) | (rip & 0xFFF), rip, source.Mode & ~ModeBits.Careful));
+        _blocks.GetValueOrDefault(new BlockKey((source.Physical & ~0xFFFUL) | (rip & 0xFFF), rip, source.Mode & ~ModeBits.Careful));
 
     /// <summary>A window of the block at a host address missed. After many misses the block is translated anew without windows.</summary>
     public void NoteWindowMiss(ulong hostPc)
@@ -290,11 +290,11 @@ internal sealed unsafe partial class BlockCache : IDisposable
         Generation++;
         if (block.EntryRecipe < 0)
         {
-            _blocks.Remove((block.Physical, block.Rip, block.Mode));
+            _blocks.Remove(block.Key);
         }
         else
         {
-            _variants.Remove((block.Physical, block.Rip, block.Mode, block.EntryRecipe));
+            _variants.Remove((block.Key, block.EntryRecipe));
         }
         foreach (int exit in block.Incoming)
         {

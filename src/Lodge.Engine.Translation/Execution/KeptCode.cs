@@ -54,9 +54,9 @@ internal sealed unsafe partial class KeptCode : IDisposable
     public int RecipeCount => (int)_header.RecipeCount;
 
     /// <summary>Finds a block; null when it is not there, or damaged.</summary>
-    public KeptBlock* Find(ulong physical, ulong rip, uint mode)
+    public KeptBlock* Find(in BlockKey key)
     {
-        uint place = KeptCodeSums.PlaceOf(physical, rip, mode, _header.TableSize);
+        uint place = KeptCodeSums.PlaceOf(key, _header.TableSize);
         for (uint looked = 0; looked < _header.TableSize && _table[place] is var number && number != 0; looked++)
         {
             if (number > _header.RecordCount)
@@ -64,7 +64,7 @@ internal sealed unsafe partial class KeptCode : IDisposable
                 return null;
             }
             KeptBlock* record = _records + (number - 1);
-            if (record->Physical == physical && record->Rip == rip && record->Mode == mode)
+            if (record->Physical == key.Physical && record->Rip == key.Rip && record->Mode == key.Mode)
             {
                 return IsWhole(record) ? record : null;
             }

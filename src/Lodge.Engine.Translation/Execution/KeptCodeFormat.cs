@@ -160,8 +160,7 @@ internal struct KeptRecipe
 internal static class KeptCodeSums
 {
     /// <summary>Place in a table of a power of two places where the search for a block begins.</summary>
-    public static uint PlaceOf(ulong physical, ulong rip, uint mode, uint size) =>
-        (uint)(((physical ^ BitOperations.RotateLeft(rip, 29) ^ ((ulong)mode << 47)) * 0x9E37_79B9_7F4A_7C15) >> 32) & (size - 1);
+    public static uint PlaceOf(in BlockKey key, uint size) => (uint)key.GetHashCode() & (size - 1);
 
     /// <summary>CRC-32C, continued.</summary>
     public static uint Crc(uint crc, ReadOnlySpan<byte> data)

@@ -65,7 +65,7 @@ internal sealed class KeptCodeWriter(SafeFileHandle file, uint blockStart)
         uint[] table = new uint[size];
         for (int i = 0; i < _records.Count; i++)
         {
-            uint place = KeptCodeSums.PlaceOf(_records[i].Physical, _records[i].Rip, _records[i].Mode, size);
+            uint place = KeptCodeSums.PlaceOf(new BlockKey(_records[i].Physical, _records[i].Rip, _records[i].Mode), size);
             while (table[place] != 0)
             {
                 place = (place + 1) & (size - 1);

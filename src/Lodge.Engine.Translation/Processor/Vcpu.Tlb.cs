@@ -53,6 +53,7 @@ internal sealed unsafe partial class Vcpu
     private readonly byte[] _largePages = new byte[1024]; // 2 MiB regions (hashed) of which a fragment was entered
     private readonly bool[] _nonGlobalInFirstLevel = new bool[ProcessorBlock.TlbModes];
     private readonly ulong[] _jumpPages = new ulong[64];   // pages (hashed) that the jump cache has entries of
+    private readonly ulong[] _writable; // pages of RAM that may have a writable entry, a bit each
     private bool _hugePages;                               // a fragment of a 1 GiB page was entered
     private bool _uncachedJumps;                           // the jump cache has supervisor entries of non-global pages
 
@@ -157,6 +158,12 @@ internal sealed unsafe partial class Vcpu
     /// <summary>Drops write permission to one page of RAM (it now holds translated code) from both levels.</summary>
     internal void TlbRevokeWrite(byte* hostPage)
     {
+        ulong page = (ulong)(hostPage - Memory.HostBase) >> 12;
+        if (Comparison is null && (_writable[page >> 6] & (1UL << (int)page)) == 0)
+        {
+            return;
+        }
+        _writable[page >> 6] &= ~(1UL << (int)page);
         for (int i = 0; i < SecondLevelEntries; i++)
         {
             if (_secondLevel[i].Host == hostPage)
@@ -231,6 +238,10 @@ internal sealed unsafe partial class Vcpu
         entry->Host = walked.Host == null ? null : Replaying ? Memory.Pointer(entry->Physical, 1) : walked.Host - (linear & 0xFFF);
         entry->Context = walked.Global ? 0 : _context;
         entry->Flags = flags;
+        if ((flags & SecondLevelFlags.Write) != 0 && entry->Host != null && (ulong)(entry->Host - Memory.HostBase) >> 12 is var number && number >> 6 < (ulong)_writable.Length)
+        {
+            _writable[number >> 6] |= 1UL << (int)number;
+        }
         if (walked.PageShift > 21)
         {
             _hugePages |= walked.PageShift == 30;

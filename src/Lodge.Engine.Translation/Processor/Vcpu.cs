@@ -32,6 +32,7 @@ internal sealed unsafe partial class Vcpu
         Memory = partition.Options.Memory;
         Bus = partition.Options.Bus;
         Model = partition.Options.Model;
+        _writable = new ulong[(Memory.Size >> 18) + 1];
         InitializeTlb();
     }
 
