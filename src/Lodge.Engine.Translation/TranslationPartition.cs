@@ -20,6 +20,22 @@ public sealed class TranslationEngine : IEngine
         : "the software engine needs a host processor with AVX2 and BMI2 (x86-64-v3, any since about 2015); this one lacks them";
 
     /// <inheritdoc/>
+    public void Prepare()
+    {
+        try
+        {
+            if (Unusable() is null)
+            {
+                FirstGuest.Run();
+            }
+        }
+        catch (Exception e) when (e is IOException or NotSupportedException or OutOfMemoryException)
+        {
+            // Whatever the host refuses here it refuses to the machine too, which tells.
+        }
+    }
+
+    /// <inheritdoc/>
     /// <exception cref="NotSupportedException">This host cannot run it, with the message of <see cref="Unusable"/>, or it lacks something that was asked for.</exception>
     public Partition CreatePartition(PartitionOptions options)
     {

@@ -26,6 +26,11 @@ public interface IEngine
     /// <exception cref="NotSupportedException">The engine does not work on this host.</exception>
     CpuOffer CpuOffer => CpuOffer.Software;
 
+    /// <summary>Does what the first partition of a process would otherwise wait for. Any thread; never throws, and nothing depends on it.</summary>
+    void Prepare()
+    {
+    }
+
     /// <summary>Creates a partition with its processors in the reset state (processor 0 runnable, others waiting for SIPI).</summary>
     /// <exception cref="NotSupportedException">The engine or the host cannot do what is asked for; the message is one line.</exception>
     Partition CreatePartition(PartitionOptions options);

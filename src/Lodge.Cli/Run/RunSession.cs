@@ -34,6 +34,8 @@ internal static class RunSession
         HostResources.Check(options);
         IEngine engine = EngineChoice.Choose(options.Engine, line => HostFile.Error($"lodge: {line}"));
         RunTimes.Mark("engine");
+        Thread preparation = new(engine.Prepare) { IsBackground = true, Name = "preparation" };
+        preparation.Start();
         IReadOnlyList<NetworkOption> Cards(bool guess) => RunNetworks.Choose(options.Networks, options.Publish, options.Capture, options.NetworkRules, guess);
         IReadOnlyList<NetworkOption> cards = Cards(guess: options.Template);
         HostResources.Tell(options);
