@@ -10,6 +10,7 @@ namespace Lodge.Engine.Translation.Execution;
 internal sealed unsafe partial class BlockCache
 {
     private readonly List<CodeFixup> _fixups = [];
+    private readonly List<Block> _following = [];
     private int[] _keptRecipes = []; // number of this cache by number of the file; 0: not known yet
     private KeptCode? _kept;
 
@@ -98,6 +99,7 @@ internal sealed unsafe partial class BlockCache
                     Back = Bit(exit.Back),
                     InterruptShadow = Bit(exit.InterruptShadow),
                     SamePage = Bit(exit.SamePage),
+                    Taken = Bit(exit.Linked is not null),
                 };
                 MemoryMarshal.Write(exits[(i * sizeof(KeptExit))..], kept);
                 Unsafe.WriteUnaligned(ref code[kept.Displacement], kept.Cold - (kept.Displacement + 4));
@@ -184,6 +186,41 @@ internal sealed unsafe partial class BlockCache
         }
         Adopted++;
         return block;
+    }
+
+    // Blocks of the same page that ran behind a block that was taken from the file are taken with it, and linked: they are not looked for one by one.
+    private void AdoptWhatFollows(Block first, byte* hostPage)
+    {
+        const int MaximumBlocks = 64;
+        _following.Clear();
+        _following.Add(first);
+        for (int i = 0; i < _following.Count; i++)
+        {
+            Block block = _following[i];
+            KeptBlock* record = _kept!.Find(block.Key);
+            ReadOnlySpan<KeptExit> exits = record == null ? [] : _kept.ExitsOf(record);
+            for (int k = 0; k < exits.Length; k++)
+            {
+                if ((exits[k].SamePage & exits[k].Taken) == 0)
+                {
+                    continue;
+                }
+                ulong physical = (block.Physical & ~0xFFFUL) | (exits[k].Target & 0xFFF);
+                if (!_blocks.TryGetValue(new BlockKey(physical, exits[k].Target, block.Mode), out Block? next))
+                {
+                    if (_following.Count == MaximumBlocks || _at + BlockReserve > _memory.Execute + Capacity || Adopt(exits[k].Target, physical, hostPage, block.Mode) is not { } adopted)
+                    {
+                        continue;
+                    }
+                    Enter(next = adopted);
+                    _following.Add(next);
+                }
+                if (next.SecondPage == ulong.MaxValue)
+                {
+                    Link(block.FirstExit + k, next);
+                }
+            }
+        }
     }
 
     // Number of this cache for a recipe of the file.

@@ -133,6 +133,7 @@ internal sealed unsafe partial class BlockCache : IDisposable
         }
         PreparePage(physical & ~0xFFFUL);
         Block? block = recipe < 0 ? Adopt(rip, physical, hostPage, mode) : null;
+        bool adopted = block is not null;
         if (block is null)
         {
             block = new Block { Rip = rip, Mode = mode, Physical = physical, FirstExit = Exits.Count, EntryRecipe = recipe, PrefersPacked = packed, ChecksAlone = _checkAlone.Contains((physical, rip)) };
@@ -143,23 +144,33 @@ internal sealed unsafe partial class BlockCache : IDisposable
             Translated++;
             TranslatedInstructions += block.Instructions;
         }
+        Enter(block);
+        if (adopted)
+        {
+            AdoptWhatFollows(block, hostPage);
+        }
+        return block;
+    }
+
+    // A block that was put at the end of the code is looked up from now on.
+    private void Enter(Block block)
+    {
         block.ExitCount = Exits.Count - block.FirstExit;
         _at = (byte*)(((nint)block.End + 15) & ~15);
-        if (recipe < 0)
+        if (block.EntryRecipe < 0)
         {
             _blocks[block.Key] = block;
         }
         else
         {
-            _variants[(block.Key, recipe)] = block;
+            _variants[(block.Key, block.EntryRecipe)] = block;
         }
         _byAddress.Add(block);
-        _pages[physical & ~0xFFFUL].Add(block);
+        _pages[block.Physical & ~0xFFFUL].Add(block);
         if (block.SecondPage != ulong.MaxValue)
         {
             _pages[block.SecondPage].Add(block);
         }
-        return block;
     }
 
     private bool Emit(Block block, byte* hostPage)

@@ -132,8 +132,11 @@ internal struct KeptExit
     /// <summary>Whether <see cref="BlockExit.RecipeLeft"/>, and so on: 0 or 1.</summary>
     public byte RecipeLeft, Back, InterruptShadow, SamePage;
 
+    /// <summary>Whether it was taken: the block that it leads to ran too.</summary>
+    public byte Taken;
+
     /// <summary>0.</summary>
-    public byte Reserved0, Reserved1, Reserved2;
+    public byte Reserved0, Reserved1;
 }
 
 /// <summary>A flag recipe in the file.</summary>
