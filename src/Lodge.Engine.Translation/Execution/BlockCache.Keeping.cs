@@ -11,6 +11,7 @@ internal sealed unsafe partial class BlockCache
 {
     private readonly List<CodeFixup> _fixups = [];
     private readonly List<Block> _following = [];
+    private const int InitialBlocks = 1 << 14;
     private int[] _keptRecipes = []; // number of this cache by number of the file; 0: not known yet
     private KeptCode? _kept;
 
@@ -28,6 +29,7 @@ internal sealed unsafe partial class BlockCache
     {
         _kept = kept;
         _keptRecipes = new int[kept.RecipeCount];
+        _blocks.EnsureCapacity(InitialBlocks);
     }
 
     /// <summary>Writes the blocks that are valid to a file. Left out are variants of loops, which their loops ask for again, and blocks of two pages.</summary>
@@ -41,7 +43,8 @@ internal sealed unsafe partial class BlockCache
         KeptCodeWriter writer = new(file, BlockStart);
         GuestMemory memory = _vcpu.Partition.Options.Memory;
         byte[] data = [];
-        foreach (Block block in _blocks.Values)
+        // By address: what is of one page of the guest lies together.
+        foreach (Block block in _blocks.Values.OrderBy(static b => b.Physical))
         {
             if (block.Fixups is null || block.SecondPage != ulong.MaxValue || !memory.TryGetOffset(block.Physical, (ulong)block.Length, out ulong offset))
             {
