@@ -10,7 +10,7 @@ namespace Lodge.Engine.Translation.Execution;
 internal sealed unsafe partial class BlockCache
 {
     private readonly List<CodeFixup> _fixups = [];
-    private readonly List<Block> _following = [];
+    private readonly List<(Block Block, nint Record)> _following = [];
     private const int InitialBlocks = 1 << 14;
     private int[] _keptRecipes = []; // number of this cache by number of the file; 0: not known yet
     private KeptCode? _kept;
@@ -114,13 +114,14 @@ internal sealed unsafe partial class BlockCache
     }
 
     /// <summary>The block as the file has it, in place and not yet looked up; null when the file does not have it, or it was made of other code than memory holds.</summary>
-    private Block? Adopt(ulong rip, ulong physical, byte* hostPage, uint mode)
+    private Block? Adopt(ulong rip, ulong physical, byte* hostPage, uint mode, out KeptBlock* record)
     {
+        record = null;
         if (_kept is not { } kept || _vcpu.HasBreakpoints)
         {
             return null;
         }
-        KeptBlock* record = kept.Find(new BlockKey(physical, rip, mode));
+        record = kept.Find(new BlockKey(physical, rip, mode));
         if (record == null || (physical & 0xFFF) + record->GuestLength > 4096 || (record->ChecksAlone == 0 && _checkAlone.Contains((physical, rip))))
         {
             return null;
@@ -192,16 +193,15 @@ internal sealed unsafe partial class BlockCache
     }
 
     // Blocks of the same page that ran behind a block that was taken from the file are taken with it, and linked: they are not looked for one by one.
-    private void AdoptWhatFollows(Block first, byte* hostPage)
+    private void AdoptWhatFollows(Block first, KeptBlock* firstRecord, byte* hostPage)
     {
         const int MaximumBlocks = 64;
         _following.Clear();
-        _following.Add(first);
+        _following.Add((first, (nint)firstRecord));
         for (int i = 0; i < _following.Count; i++)
         {
-            Block block = _following[i];
-            KeptBlock* record = _kept!.Find(block.Key);
-            ReadOnlySpan<KeptExit> exits = record == null ? [] : _kept.ExitsOf(record);
+            (Block block, nint record) = _following[i];
+            ReadOnlySpan<KeptExit> exits = _kept!.ExitsOf((KeptBlock*)record);
             for (int k = 0; k < exits.Length; k++)
             {
                 if ((exits[k].SamePage & exits[k].Taken) == 0)
@@ -211,12 +211,13 @@ internal sealed unsafe partial class BlockCache
                 ulong physical = (block.Physical & ~0xFFFUL) | (exits[k].Target & 0xFFF);
                 if (!_blocks.TryGetValue(new BlockKey(physical, exits[k].Target, block.Mode), out Block? next))
                 {
-                    if (_following.Count == MaximumBlocks || _at + BlockReserve > _memory.Execute + Capacity || Adopt(exits[k].Target, physical, hostPage, block.Mode) is not { } adopted)
+                    if (_following.Count == MaximumBlocks || _at + BlockReserve > _memory.Execute + Capacity
+                        || Adopt(exits[k].Target, physical, hostPage, block.Mode, out KeptBlock* found) is not { } adopted)
                     {
                         continue;
                     }
                     Enter(next = adopted);
-                    _following.Add(next);
+                    _following.Add((next, (nint)found));
                 }
                 if (next.SecondPage == ulong.MaxValue)
                 {

@@ -132,23 +132,22 @@ internal sealed unsafe partial class BlockCache : IDisposable
             Flush();
         }
         PreparePage(physical & ~0xFFFUL);
-        Block? block = recipe < 0 ? Adopt(rip, physical, hostPage, mode) : null;
-        bool adopted = block is not null;
-        if (block is null)
+        KeptBlock* record = null;
+        Block? block = recipe < 0 ? Adopt(rip, physical, hostPage, mode, out record) : null;
+        if (block is not null)
         {
-            block = new Block { Rip = rip, Mode = mode, Physical = physical, FirstExit = Exits.Count, EntryRecipe = recipe, PrefersPacked = packed, ChecksAlone = _checkAlone.Contains((physical, rip)) };
-            if (!Emit(block, hostPage))
-            {
-                return null;
-            }
-            Translated++;
-            TranslatedInstructions += block.Instructions;
+            Enter(block);
+            AdoptWhatFollows(block, record, hostPage);
+            return block;
         }
+        block = new Block { Rip = rip, Mode = mode, Physical = physical, FirstExit = Exits.Count, EntryRecipe = recipe, PrefersPacked = packed, ChecksAlone = _checkAlone.Contains((physical, rip)) };
+        if (!Emit(block, hostPage))
+        {
+            return null;
+        }
+        Translated++;
+        TranslatedInstructions += block.Instructions;
         Enter(block);
-        if (adopted)
-        {
-            AdoptWhatFollows(block, hostPage);
-        }
         return block;
     }
 
