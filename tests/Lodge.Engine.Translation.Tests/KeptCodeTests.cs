@@ -170,6 +170,49 @@ public sealed class KeptCodeTests : IDisposable
     }
 
     [Fact]
+    public void AGuestThatPatchesCodeThatWasKeptRunsWhatItWrote()
+    {
+        // 1, then 2, then 1 again: what is kept is what memory held at first.
+        static void Patches(FlatGuest guest)
+        {
+            guest.Load(a =>
+            {
+                a.xor(esi, esi);
+                a.mov(rbx, Function);
+                foreach (int value in (int[])[1, 2, 1])
+                {
+                    a.mov(__byte_ptr[rbx + 1], value);
+                    a.call(Function);
+                    a.imul(esi, esi, 10);
+                    a.add(esi, eax);
+                }
+                a.mov(eax, esi);
+                FlatGuest.Exit(a);
+            });
+            guest.Load(
+                a =>
+                {
+                    a.mov(eax, 1);
+                    a.ret();
+                },
+                Function);
+        }
+        using (FlatGuest guest = new())
+        {
+            Patches(guest);
+            guest.Partition.Record();
+            Assert.Equal(121UL, Run(guest));
+            using SafeFileHandle file = File.OpenHandle(_path, FileMode.Create, FileAccess.Write);
+            Assert.NotEqual(0, guest.Partition.Save(file));
+        }
+        using FlatGuest clone = new();
+        Patches(clone);
+        Assert.True(Use(clone));
+        Assert.Equal(121UL, Run(clone));
+        Assert.True(Adopted(clone) >= 3);
+    }
+
+    [Fact]
     public void BreakpointsStopInsideBlocksThatWereKept()
     {
         Keep();

@@ -65,6 +65,29 @@ public sealed unsafe class SelfModifyingCodeTests : IDisposable
     [Theory]
     [InlineData(true)]
     [InlineData(false)]
+    public void APageThatWasWrittenBeforeItsCodeRanIsSeenToBeWrittenAfterwards(bool interpret)
+    {
+        ReturnValue(Function, 1);
+        _guest.Assemble(Code, a =>
+        {
+            a.xor(esi, esi);
+            a.mov(rbx, Function);
+            for (int value = 3; value < 6; value++)
+            {
+                a.mov(__byte_ptr[rbx + 1], value);
+                a.call(Function);
+                a.imul(esi, esi, 10);
+                a.add(esi, eax);
+            }
+            a.mov(eax, esi);
+            Exit(a);
+        });
+        Assert.Equal(345UL, Run(interpret));
+    }
+
+    [Theory]
+    [InlineData(true)]
+    [InlineData(false)]
     public void APatchedLoopBodyCountsEveryPatch(bool interpret)
     {
         _guest.Assemble(Code, a =>
