@@ -24,7 +24,7 @@ public sealed class TranslationEngine : IEngine
     {
         try
         {
-            if (Unusable() is null)
+            if (Unusable() is null && !Lockstep.TierComparison.IsAsked)
             {
                 FirstGuest.Run();
             }

@@ -11,6 +11,8 @@ internal sealed unsafe partial class BlockCache
 {
     private readonly List<CodeFixup> _fixups = [];
     private readonly List<(Block Block, nint Record)> _following = [];
+    private static ReadOnlySpan<byte> TimestampRead => [0x0F, 0x31];
+
     private const int InitialBlocks = 1 << 14;
     private int[] _keptRecipes = []; // number of this cache by number of the file; 0: not known yet
     private KeptCode? _kept;
@@ -128,9 +130,14 @@ internal sealed unsafe partial class BlockCache
         }
         // Marked first: no store after the look at it goes unseen.
         _vcpu.Partition.Code.MarkGrains(physical, record->GuestLength);
-        if (!kept.GuestOf(record).SequenceEqual(new ReadOnlySpan<byte>(hostPage + (physical & 0xFFF), record->GuestLength)))
+        ReadOnlySpan<byte> guest = kept.GuestOf(record);
+        if (!guest.SequenceEqual(new ReadOnlySpan<byte>(hostPage + (physical & 0xFFF), record->GuestLength)))
         {
             return null;
+        }
+        if (_vcpu.Comparison is not null && guest.IndexOf(TimestampRead) >= 0)
+        {
+            return null; // is made in another way then
         }
         byte* start = _at, written = start - _memory.Delta;
         int firstExit = Exits.Count, moved = (int)record->Place - (int)(start - _memory.Execute);
@@ -196,6 +203,10 @@ internal sealed unsafe partial class BlockCache
     private void AdoptWhatFollows(Block first, KeptBlock* firstRecord, byte* hostPage)
     {
         const int MaximumBlocks = 64;
+        if (_vcpu.Comparison is not null)
+        {
+            return; // which says itself what is linked
+        }
         _following.Clear();
         _following.Add((first, (nint)firstRecord));
         for (int i = 0; i < _following.Count; i++)

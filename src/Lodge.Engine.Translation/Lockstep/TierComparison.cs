@@ -67,6 +67,9 @@ internal sealed class TierComparison : IDisposable
         return processors == 1 ? new TierComparison(memory, setting) : throw new ArgumentException($"{Variable} compares one processor, not {processors}");
     }
 
+    /// <summary>Whether the environment asks for it.</summary>
+    public static bool IsAsked => !string.IsNullOrEmpty(Environment.GetEnvironmentVariable(Variable));
+
     private static bool Number(string text, out long value) => long.TryParse(text, NumberStyles.None, CultureInfo.InvariantCulture, out value);
 
     /// <summary>Counters for <c>--trace</c>.</summary>
