@@ -43,7 +43,8 @@ internal sealed unsafe class FirstGuest : IMachineBus
     ];
 
     /// <summary>Runs it to its end.</summary>
-    public static void Run()
+    /// <returns>Blocks that were translated, and faults, which its last instruction alone raises.</returns>
+    public static (long Translated, long Faults) Run()
     {
         using GuestMemory memory = new(2 << 20);
         using TranslationPartition partition = new(new PartitionOptions(1, CpuModel.Create(CpuModelName.V3, 1), memory, new FirstGuest(), new MachineClock()));
@@ -73,6 +74,7 @@ internal sealed unsafe class FirstGuest : IMachineBus
         vcpu.TlbFlushAll(includeGlobal: true);
         vcpu.UpdateMode();
         vcpu.RunLoop();
+        return (vcpu.Blocks.Translated, vcpu.Faults);
     }
 
     /// <inheritdoc/>

@@ -29,7 +29,7 @@ public sealed class TranslationEngine : IEngine
                 FirstGuest.Run();
             }
         }
-        catch (Exception e) when (e is IOException or NotSupportedException or OutOfMemoryException)
+        catch (Exception e) when (e is not OutOfMemoryException)
         {
             // Whatever the host refuses here it refuses to the machine too, which tells.
         }

@@ -24,6 +24,18 @@ public class LockstepTests
         Assert.True(Counter(error, "lockstep instructions compared") > 100_000, error);
     }
 
+    [Fact]
+    public void TiersDoNotDivergeInAClonesKeptCode()
+    {
+        Assert.Equal(0, LodgeProcess.Run(["template", "create"]).Status);
+        (int status, string output, string error) = LodgeProcess.Script("LODGE_LOCKSTEP=0:1 exec \"$0\" run --engine translate --trace -- sh -c 'echo up; ls / | wc -l' </dev/null");
+        Assert.True(status == 0, $"status {status}: {error}");
+        Assert.StartsWith("up\n", output, StringComparison.Ordinal);
+        Assert.Equal(0, Counter(error, "lockstep divergences"));
+        Assert.True(Counter(error, "kept blocks used") > 5_000, error);
+        Assert.True(Counter(error, "lockstep distinct blocks compared") > 5_000, error);
+    }
+
     private static long Counter(string trace, string name) =>
         long.Parse(Regex.Match(trace, $"^trace: {name} (\\d+)$", RegexOptions.Multiline).Groups[1].Value, CultureInfo.InvariantCulture);
 }

@@ -1,4 +1,5 @@
 using Lodge.Management.Templates;
+using Microsoft.Win32.SafeHandles;
 using Xunit;
 
 namespace Lodge.Management.Tests;
@@ -134,6 +135,39 @@ public sealed class TemplateStoreTests : IDisposable
     }
 
     [Fact]
+    public void Translated_code_comes_with_it_and_a_change_to_it_is_found()
+    {
+        TemplateKey key = Key("one");
+        string file = Path.Combine(_folder, "templates", key.Name, "code"), given = Path.Combine(_folder, "given");
+        Make(key, [1], code: [5, 6]);
+        using (SavedTemplate saved = Store.Open(key)!)
+        {
+            byte[] code = new byte[3];
+            Assert.Equal(2, RandomAccess.Read(saved.Code!, code, 0));
+            Assert.Equal([5, 6, 0], code);
+            saved.GiveTo(given);
+        }
+        Assert.Equal(10, Assert.Single(Store.List()).Description.StoredBytes);
+        using (SavedTemplate taken = SavedTemplate.OpenGiven(given)!)
+        {
+            Assert.Equal(2, RandomAccess.GetLength(taken.Code!));
+        }
+        File.Delete(Path.Combine(given, "code"));
+        Assert.Null(SavedTemplate.OpenGiven(given));
+        File.Delete(file);
+        Assert.Null(Store.Open(key));
+        Make(key, [1], code: [5, 6]);
+        File.AppendAllText(file, "x");
+        Assert.Null(Store.Open(key));
+        Make(key, [1]);
+        File.WriteAllText(file, "of another");
+        Assert.Null(Store.Open(key));
+        Make(key, [1]);
+        using SavedTemplate without = Store.Open(key)!;
+        Assert.Null(without.Code);
+    }
+
+    [Fact]
     public void A_machine_keeps_what_it_was_given_when_the_template_goes()
     {
         TemplateKey key = Key("image");
@@ -168,17 +202,19 @@ public sealed class TemplateStoreTests : IDisposable
 
     private static TemplateDescription Description(TemplateKey key) => new() { Key = key.Name, System = "default", Parts = key.Parts };
 
-    private void Make(TemplateKey key, byte[] state, byte[]? disk = null)
+    private void Make(TemplateKey key, byte[] state, byte[]? disk = null, byte[]? code = null)
     {
         using TemplateDraft draft = Store.TryBegin(key)!;
         draft.Complete(Description(key), ["52:54:00:00:00:01"], state, file =>
         {
             RandomAccess.Write(file, new byte[] { 9, 9, 9, 9, 9, 9, 9, 9 }, 0);
             return 8;
-        }, disk is null ? null : file =>
+        }, Writer(code), Writer(disk));
+
+        static Func<SafeFileHandle, long>? Writer(byte[]? contents) => contents is null ? null : file =>
         {
-            RandomAccess.Write(file, disk, 0);
-            return disk.Length;
-        });
+            RandomAccess.Write(file, contents, 0);
+            return contents.Length;
+        };
     }
 }

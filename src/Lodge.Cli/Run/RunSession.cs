@@ -34,6 +34,7 @@ internal static class RunSession
         HostResources.Check(options);
         IEngine engine = EngineChoice.Choose(options.Engine, line => HostFile.Error($"lodge: {line}"));
         RunTimes.Mark("engine");
+        // Beside what follows, up to where the process gives up rights.
         Thread preparation = new(engine.Prepare) { IsBackground = true, Name = "preparation" };
         preparation.Start();
         IReadOnlyList<NetworkOption> Cards(bool guess) => RunNetworks.Choose(options.Networks, options.Publish, options.Capture, options.NetworkRules, guess);
@@ -50,21 +51,21 @@ internal static class RunSession
         RunTimes.Mark("template");
         if (template is not { IsClone: true })
         {
-            return Run(options, engine, options.Template ? Cards(guess: false) : cards, template);
+            return Run(options, engine, options.Template ? Cards(guess: false) : cards, template, preparation);
         }
         try
         {
-            return Run(options, engine, cards, template);
+            return Run(options, engine, cards, template, preparation);
         }
         catch (SavedStateException)
         {
             // Of a machine that this one is not, whatever its key says: it boots instead.
             template.Discard();
-            return Run(options with { Template = false }, engine, Cards(guess: false), null);
+            return Run(options with { Template = false }, engine, Cards(guess: false), null, preparation);
         }
     }
 
-    private static int Run(RunOptions options, IEngine engine, IReadOnlyList<NetworkOption> cards, RunTemplate? template)
+    private static int Run(RunOptions options, IEngine engine, IReadOnlyList<NetworkOption> cards, RunTemplate? template, Thread preparation)
     {
         cards = template is { IsClone: true }
             ? [.. cards.Zip(template.CardAddresses, (card, address) => card with { Mac = MacAddress.TryParse(address, out MacAddress mac) ? mac : throw new SavedStateException("template has no address for a card") })]
@@ -106,6 +107,7 @@ internal static class RunSession
             RunTimes.Mark("restore");
             machine.Completion.ContinueWith(_ => end.Finish(console.CommandStatus ?? ExitStatus.PowerOff, null), TaskScheduler.Default);
             using GdbServer? debugger = options.Gdb is { } address ? Listen(machine, address) : null;
+            preparation.Join();
             if (options.Sandbox)
             {
                 RunSandbox.Shut(options);
