@@ -32,8 +32,8 @@ internal sealed partial class RunDisks : IDisposable
     // PCI class code; drivers match on the device ID only.
     private const uint ClassMassStorage = 0x018000;
 
-    // As long as the machine waits for requests of its guest before it stands still.
-    private static readonly TimeSpan Patience = TimeSpan.FromSeconds(10);
+    // A slow disk takes its time for what its cache holds; one that hangs is not waited for without end.
+    private static readonly TimeSpan Patience = TimeSpan.FromMinutes(1);
 
     private readonly Lock _gate = new();
     private readonly List<RunDisk?> _places = [];   // in the order of slots; null: an empty place
@@ -216,7 +216,7 @@ internal sealed partial class RunDisks : IDisposable
         }
     }
 
-    /// <summary>Makes durable what was written to a disk, for which it has as long as the guest's requests have when the machine is held.</summary>
+    /// <summary>Makes durable what was written to a disk, for which it has a minute.</summary>
     /// <exception cref="DiskException">It fails.</exception>
     /// <exception cref="DeviceBusyException">It does not answer: a server or a file system hangs.</exception>
     internal static void Flush(string name, IDisk disk, TimeSpan? patience = null)
