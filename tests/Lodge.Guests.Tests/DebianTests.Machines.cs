@@ -31,6 +31,9 @@ public sealed partial class DebianTests
             Assert.Equal(1, status);
             Assert.Contains("No such file", error);
             Assert.Equal(data, File.ReadAllBytes(back)); // a failure leaves the target alone
+            (status, _, error) = image.Run("copy", "web:/root", back);
+            Assert.Equal(1, status);
+            Assert.Contains("guest-file-read", error); // a folder
 
             Assert.Equal("1\n", Ok("exec", "web", "nproc"));
             Ok("edit", "web", "--cpus", "2");

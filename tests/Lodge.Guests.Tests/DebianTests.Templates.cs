@@ -16,14 +16,18 @@ public sealed partial class DebianTests
         Assert.SkipWhen(image.Missing is not null, image.Missing ?? "");
         Ok("template", "prune", "--all"); // of the tests before
         // The first machine in the background has it made, and goes on with it.
-        (int made, string printed, string told) = image.Run("run", "-d", "--rm", "debian", "--name", "first");
-        Assert.True(made == 0 && printed == "first\n", $"status {made}: {printed}{told}");
-        Assert.Contains("booting debian once", told, StringComparison.Ordinal);
-        using (JsonDocument shown = JsonDocument.Parse(Ok("show", "--json", "first")))
+        try
         {
+            (int made, string printed, string told) = image.Run("run", "-d", "--rm", "debian", "--name", "first");
+            Assert.True(made == 0 && printed == "first\n", $"status {made}: {printed}{told}");
+            Assert.Contains("booting debian once", told, StringComparison.Ordinal);
+            using JsonDocument shown = JsonDocument.Parse(Ok("show", "--json", "first"));
             Assert.True(shown.RootElement.GetProperty("definition").GetProperty("fromTemplate").GetBoolean());
         }
-        Ok("stop", "--force", "first");
+        finally
+        {
+            image.Run("remove", "--force", "first"); // it would run on in a folder that is removed
+        }
         string name = Ok("template", "create", "debian").Trim();
         using (JsonDocument listed = JsonDocument.Parse(Ok("template", "list", "--json")))
         {

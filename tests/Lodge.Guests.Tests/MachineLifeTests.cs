@@ -137,6 +137,27 @@ public sealed class MachineLifeTests : IDisposable
         _store.Done("remove", "--force", "one");
     }
 
+    /// <summary>A status that cannot be written, as on a full disk, is when it can be.</summary>
+    [Fact]
+    public void AStatusThatCouldNotBeWrittenIsWrittenLater()
+    {
+        _store.Done("run", "-d", "--name", "one", "--net", "none", "--memory", "128M");
+        _store.Done("stop", "--force", "one");
+        string status = Path.Combine(_store.Of("one"), "work", "status.json");
+        File.Delete(status);
+        Directory.CreateDirectory(status);
+        (int started, _, string error) = _store.Run("start", "one");
+        Assert.True(started == 0, error);
+        Assert.Contains("status cannot be written", error, StringComparison.Ordinal);
+        Directory.Delete(status);
+        for (int i = 0; _store.State("one") != "running" && i < 100; i++)
+        {
+            Thread.Sleep(50);
+        }
+        Assert.Equal("running", _store.State("one"));
+        _store.Done("remove", "--force", "one");
+    }
+
     /// <summary>
     /// Random verbs on a few machines, each killed (kill -9) at a random moment, now and then a machine's process too. After each the list answers, and what it says of processes is so; at the end everything can be
     /// used and removed. LODGE_KILL_ROUNDS for more.

@@ -390,7 +390,14 @@ internal sealed class MachineControl(MachineProcess process, VirtualMachine mach
     {
         GuestAgentClient agent = Agent();
         TimeSpan time = request.Query.TryGetValue("wait", out string? text) && double.TryParse(text, CultureInfo.InvariantCulture, out double seconds) && seconds is >= 0 and <= 3600 ? TimeSpan.FromSeconds(seconds) : AgentTime;
-        await agent.SynchronizeAsync(time, request.Cancellation).ConfigureAwait(false);
+        try
+        {
+            await agent.SynchronizeAsync(time, request.Cancellation).ConfigureAwait(false);
+        }
+        catch (GuestAgentException e) when (e.Failure == GuestAgentFailure.NoAnswer)
+        {
+            throw new ControlException(503, $"{e.Message}; while its guest boots wait for it: lodge wait {process.Folder.Name} --for agent");
+        }
         GuestAgentInfo info = await agent.InfoAsync(request.Cancellation).ConfigureAwait(false);
         IReadOnlyList<string> addresses = [];
         try
@@ -427,6 +434,16 @@ internal sealed class MachineControl(MachineProcess process, VirtualMachine mach
     {
         GuestAgentClient agent = Agent();
         long handle = await agent.OpenFileAsync(PathOf(request), "r", request.Cancellation).ConfigureAwait(false);
+        byte[] first;
+        try
+        {
+            first = await agent.ReadFileAsync(handle, GuestAgentClient.LargestTransfer / 2, request.Cancellation).ConfigureAwait(false); // a folder can be opened, and not read
+        }
+        catch
+        {
+            await CloseAsync(agent, handle).ConfigureAwait(false);
+            throw;
+        }
         return new ControlReply
         {
             Type = "application/octet-stream",
@@ -434,7 +451,7 @@ internal sealed class MachineControl(MachineProcess process, VirtualMachine mach
             {
                 try
                 {
-                    for (byte[] part; (part = await agent.ReadFileAsync(handle, GuestAgentClient.LargestTransfer / 2, cancellation).ConfigureAwait(false)).Length != 0;)
+                    for (byte[] part = first; part.Length != 0; part = await agent.ReadFileAsync(handle, GuestAgentClient.LargestTransfer / 2, cancellation).ConfigureAwait(false))
                     {
                         await body.WriteAsync(part, cancellation).ConfigureAwait(false);
                     }

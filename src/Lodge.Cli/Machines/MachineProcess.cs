@@ -30,6 +30,9 @@ internal sealed class MachineProcess
     // How long the guest of a clone may take to become another one before its start counts as done all the same.
     private static readonly TimeSpan IdentityTime = TimeSpan.FromSeconds(30);
 
+    // How long after a status that could not be written it is tried again.
+    private static readonly TimeSpan StatusTime = TimeSpan.FromSeconds(1);
+
     private readonly MachineFolder _folder;
     private readonly MachineDefinition _definition;
     private readonly MachineJournal _journal;
@@ -37,6 +40,7 @@ internal sealed class MachineProcess
     private readonly DateTimeOffset _started = DateTimeOffset.Now;
     private readonly Lock _statusGate = new();
     private string _state = MachineStates.Starting;
+    private MachineStatus? _status; // the last that was to be written
     private string? _engine;
     private bool _terminating;
     private int? _commandStatus;
@@ -249,28 +253,55 @@ internal sealed class MachineProcess
     /// <summary>Ends the machine as if the plug were pulled.</summary>
     public void Finish(string reason) => _end.Finish(ExitStatus.PowerOff, reason);
 
-    /// <summary>Keeps and tells how the machine stands.</summary>
+    /// <summary>Keeps and tells how the machine stands. Where that cannot be written now (a full disk) it is as soon as it can.</summary>
     public void Tell(string state, MachineEnd? end = null)
     {
         lock (_statusGate)
         {
             _state = state;
-            try
+            MachineStatus status = _status = new MachineStatus
             {
-                _folder.WriteStatus(new MachineStatus
+                State = state,
+                Since = DateTimeOffset.Now,
+                Started = _started,
+                Process = end is null ? Environment.ProcessId : null,
+                Engine = _engine,
+                End = end,
+            };
+            if (Write(status) is { } problem)
+            {
+                HostFile.Error($"lodge: the machine's status cannot be written: {problem}");
+                _ = WriteLaterAsync(status);
+            }
+        }
+    }
+
+    private async Task WriteLaterAsync(MachineStatus status)
+    {
+        while (true)
+        {
+            await Task.Delay(StatusTime).ConfigureAwait(false);
+            lock (_statusGate)
+            {
+                if (!ReferenceEquals(_status, status) || Write(status) is null)
                 {
-                    State = state,
-                    Since = DateTimeOffset.Now,
-                    Started = _started,
-                    Process = end is null ? Environment.ProcessId : null,
-                    Engine = _engine,
-                    End = end,
-                });
+                    return;
+                }
             }
-            catch (Exception e) when (e is IOException or UnauthorizedAccessException)
-            {
-                HostFile.Error($"lodge: the machine's status cannot be written: {e.Message}");
-            }
+        }
+    }
+
+    /// <returns>Why it cannot be written; null: it is.</returns>
+    private string? Write(MachineStatus status)
+    {
+        try
+        {
+            _folder.WriteStatus(status);
+            return null;
+        }
+        catch (Exception e) when (e is IOException or UnauthorizedAccessException)
+        {
+            return e.Message;
         }
     }
 

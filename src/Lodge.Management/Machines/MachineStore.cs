@@ -1,4 +1,5 @@
 using Lodge.Management.Host;
+using Lodge.Storage.Disks;
 using Microsoft.Win32.SafeHandles;
 
 namespace Lodge.Management.Machines;
@@ -130,9 +131,20 @@ public sealed class MachineStore(string folder)
         new SnapshotStore(machine).RequireWhole();
         MachineDiskClone.RemoveLeftovers(machine);
         MachineDefinition made = define(definition) with { Id = Guid.NewGuid(), Created = DateTimeOffset.Now, ClonedFrom = definition.Id, Autostart = false, Temporary = false };
-        MachineFolder clone = Create(newName, made, folder => fill(machine, folder));
-        Journal.Add(new MachineEvent(DateTimeOffset.Now, name, definition.Id, "cloned", $"to {newName}"));
-        return clone;
+        try
+        {
+            MachineFolder clone = Create(newName, made, folder => fill(machine, folder));
+            Journal.Add(new MachineEvent(DateTimeOffset.Now, name, definition.Id, "cloned", $"to {newName}"));
+            return clone;
+        }
+        catch (DiskException e)
+        {
+            throw new DiskException(e.Error, $"machine '{newName}' cannot be made: {e.Message}", e);
+        }
+        finally
+        {
+            MachineDiskClone.RemoveLeftovers(machine); // of one that failed; of one that did not there are none
+        }
     });
 
     /// <summary>Removes a machine that does not run, with its disk and all that is kept of it.</summary>

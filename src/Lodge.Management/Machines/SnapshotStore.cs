@@ -110,7 +110,7 @@ public sealed class SnapshotStore(MachineFolder machine)
         }
         if (List().Any(s => s.Name == name || s.Id == name))
         {
-            throw new ManagementException($"machine '{machine.Name}' has a snapshot '{name}' already");
+            throw new ManagementException($"machine '{machine.Name}' has a snapshot '{name}' already; choose another name, or remove it: lodge snapshot remove {machine.Name} {name}");
         }
         string? parent = Current;
         RequireOwnFolder();

@@ -158,6 +158,16 @@ public sealed class MachineDiskCloneTests : IDisposable
         }
         Assert.Contains("is taken", Assert.Throws<ManagementException>(() => Clone("web", "web", MachineDiskClone.LinkAsync)).Message);
         Assert.Throws<ManagementException>(() => Clone("web", "db", (_, _) => throw new IOException("disk full")));
+        Assert.Equal("machine 'db' cannot be made: disk full", Assert.Throws<DiskException>(() => Clone("web", "db", async (source, clone) =>
+        {
+            foreach (DiskCloneStep step in (await MachineDiskClone.PlanLinkAsync(source, clone)).SkipLast(2))
+            {
+                await step.Run();
+            }
+            Assert.NotEmpty(Frozen(source));
+            throw new DiskException(DiskError.NoSpace, "disk full");
+        })).Message);
+        Assert.Empty(Frozen(web));
         await using (IImage used = await OpenAsync(web))
         {
             Assert.Equal(DiskError.InUse, Assert.Throws<DiskException>(() => Clone("web", "db", MachineDiskClone.LinkAsync)).Error);
