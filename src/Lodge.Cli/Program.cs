@@ -115,7 +115,7 @@ internal static class Program
     private static string Explain(ParseResult parsed)
     {
         string? group = parsed.RootCommandResult.Children.OfType<CommandResult>().FirstOrDefault()?.Command.Name;
-        group = group is "image" or "network" or "host" or "template" ? group : null;
+        group = group is "image" or "network" or "host" or "template" or "snapshot" ? group : null;
         string name = parsed.CommandResult.Command.Name;
         string verb = parsed.CommandResult.Command is RootCommand ? "lodge" : group is not null && name != group ? $"lodge {group} {name}" : $"lodge {name}";
         if (group is not null)

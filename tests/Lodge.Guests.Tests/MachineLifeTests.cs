@@ -54,6 +54,8 @@ public sealed class MachineLifeTests : IDisposable
         Assert.Equal("stopped by force", _store.List()["first"].GetProperty("end").GetProperty("reason").GetString());
         _store.Refused("has no option 'disk'", "edit", "first", "--unset", "disk");
         _store.Refused("memory size '1X' is not understood", "edit", "first", "--memory", "1X");
+        _store.Refused("see 'lodge snapshot create --help'", "snapshot", "create");
+        _store.Refused("'nix' is not a command of lodge snapshot", "snapshot", "nix");
         _store.Done("edit", "first", "--unset", "cpus");
         _store.Done("rename", "first", "second");
         Assert.Equal(["second"], _store.List().Keys);
