@@ -174,6 +174,7 @@ internal sealed class MachineProcess
             networks.Announce();
         }
         consoles.GiveCommand();
+        _ = Task.Run(WholeProgram.Load);
         Tell(MachineStates.Running);
         Record(saved is null ? "started" : "restored", template is null ? null : "as a clone of a template");
         if (template is not null)
