@@ -23,6 +23,9 @@ internal sealed unsafe partial class BlockCache
     /// <summary>Blocks taken from the file.</summary>
     public long Adopted;
 
+    /// <summary>Whether blocks come from a file.</summary>
+    public bool HasKept => _kept is not null;
+
     /// <summary>Bytes of fixed code before the first block.</summary>
     public uint BlockStart => (uint)(_blockStart - _memory.Execute);
 
