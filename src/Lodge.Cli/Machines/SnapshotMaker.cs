@@ -23,6 +23,7 @@ internal sealed class SnapshotMaker(MachineFolder folder, RunDisks disks, Virtua
     {
         _store.RequireWhole();
         disks.RequireSnapshots();
+        disks.Flush(); // the most of it while the guest goes on
         RemoveUnfinished();
         SnapshotRecord snapshot = _store.Begin(wanted);
         string tag = SnapshotStore.Tag(snapshot.Id), memory = _store.MemoryOf(snapshot.Id);
