@@ -113,6 +113,12 @@ public sealed record KillCommand(string Name, string Arguments)
         {
             folder.RequireOnly("disk");
             folder.CheckOurs("disk", format);
+            if (format == "vhdx")
+            {
+                // Whoever opens it for writing carries out what is in its log; qemu-img check only says that there is something.
+                await (await folder.OpenAsync("disk", format, readOnly: false)).DisposeAsync();
+            }
+
             if (format is "qcow2" or "vhdx")
             {
                 folder.Check("disk", format: format);
