@@ -19,7 +19,11 @@ internal sealed partial class TranslationPartition
     }
 
     /// <inheritdoc/>
-    public long Save(SafeFileHandle file) => Vcpus[0].Blocks.Save(file);
+    public long Save(SafeFileHandle file)
+    {
+        Vcpus[0].DropWrittenCode(); // by a device that ended what it did when the processor stood already
+        return Vcpus[0].Blocks.Save(file);
+    }
 
     /// <inheritdoc/>
     public bool TryUse(SafeFileHandle file)

@@ -213,6 +213,25 @@ public sealed class KeptCodeTests : IDisposable
     }
 
     [Fact]
+    public void CodeThatWasWrittenOverWhileProcessorsStoodIsNotKept()
+    {
+        ulong other = Keep(added: 9);
+        using (FlatGuest guest = new())
+        {
+            Load(guest, added: 5);
+            guest.Partition.Record();
+            Run(guest);
+            Load(guest, added: 9); // as a device does: no processor has heard of it yet
+            using SafeFileHandle file = File.OpenHandle(_path, FileMode.Create, FileAccess.Write);
+            guest.Partition.Save(file);
+        }
+        using FlatGuest clone = new();
+        Load(clone, added: 9);
+        Use(clone);
+        Assert.Equal(other, Run(clone));
+    }
+
+    [Fact]
     public void BreakpointsStopInsideBlocksThatWereKept()
     {
         Keep();

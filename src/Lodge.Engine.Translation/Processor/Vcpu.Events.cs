@@ -138,6 +138,13 @@ internal sealed unsafe partial class Vcpu
             TlbRevokeAllWrites();
             Volatile.Write(ref B->RevokeRequest, 0);
         }
+        DropWrittenCode();
+        GiveCodeBack();
+    }
+
+    /// <summary>Drops the translated code that others have written over since the processor looked last. On its own thread, or while it does not run.</summary>
+    internal void DropWrittenCode()
+    {
         while (_invalidations.TryDequeue(out ulong page))
         {
             Blocks.InvalidatePage(page);
@@ -147,7 +154,6 @@ internal sealed unsafe partial class Vcpu
             _invalidateAll = false;
             Blocks.Flush();
         }
-        GiveCodeBack();
     }
 
     /// <summary>Waits for an interrupt. Entered and left with nothing lost: whoever makes something pending sets ExitRequest first, then wakes the waiter.</summary>
